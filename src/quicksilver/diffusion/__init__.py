@@ -1,0 +1,1 @@
+"""Noise processes, objectives and likelihoods: torch only, no files, no models."""

@@ -1,0 +1,134 @@
+"""DiffusionSpec: how a checkpoint was trained, read by trainer and engine alike (design contract 1).
+
+It travels in the checkpoint's ``config.json`` under the key ``quicksilver``, so the server cannot disagree with the trainer.
+"""
+
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Self
+
+from quicksilver.errors import ConfigError
+
+
+class Objective(StrEnum):
+    """What the denoiser was trained to undo."""
+
+    MASK = "mask"
+    UNIFORM = "uniform"
+    HYBRID = "hybrid"
+    AUTOREGRESSIVE = "ar"
+
+
+class Layout(StrEnum):
+    """Attention topologies a checkpoint was trained in."""
+
+    BLOCK_CAUSAL = "block_causal"
+    """Blocks see themselves and all earlier blocks; block length 1 is causal. Cacheable."""
+    IN_PLACE = "in_place"
+    """Every position sees every other one; holes stand between prefix and suffix."""
+
+
+def _reject_unknown(kind: type, values: dict[str, object]) -> None:
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})  # pyright: ignore[reportArgumentType]
+    if unknown:
+        raise ConfigError(f"{kind.__name__} has no field {', '.join(unknown)}; known: {', '.join(f.name for f in fields(kind))}")  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpecialIds:
+    """Token ids with a meaning to the sampler. All different."""
+
+    pad: int
+    eos: int
+    mask: int
+    expand: int | None = None
+    """Predicted at a masked position of an in-place hole: make two masks of it (DreamOn)."""
+    delete: int | None = None
+    """Predicted at a masked position of an in-place hole: drop the position (DreamOn)."""
+    fim_prefix: int | None = None
+    fim_suffix: int | None = None
+    fim_middle: int | None = None
+    canvas: int | None = None
+    """First token of an in-place document."""
+    file: int | None = None
+    """First token of a left-to-right document."""
+
+    def __post_init__(self) -> None:
+        ids = [value for value in asdict(self).values() if value is not None]
+        if len(set(ids)) != len(ids):
+            raise ConfigError(f"special token ids must all differ, got {asdict(self)}")
+        if min(ids) < 0:
+            raise ConfigError(f"special token ids must not be negative, got {asdict(self)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseRates:
+    """Noise the denoiser has seen. Zero means never."""
+
+    uniform_fraction: float = 0.0
+    """Share of flipped tokens at t = 1/2 under hybrid noise (GIDD's p_u), in [0, 1)."""
+    edit_rate: float = 0.0
+    """Share of visible tokens replaced by wrong ones in a block with edit noise, in [0, 1]."""
+    has_length_noise: bool = False
+    """Trained to predict ``expand`` and ``delete`` in in-place holes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodingDefaults:
+    """Calibrated defaults; a request overrides any of them."""
+
+    policy: str = "confidence_threshold"
+    threshold: float = 0.9
+    edit_threshold: float = 0.9
+    temperature: float = 0.0
+    hole_length: int = 8
+    """Masks a hole of unknown length starts with, before expand and delete."""
+    max_hole_length: int = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiffusionSpec:
+    """Everything about training that decoding must agree with."""
+
+    objective: Objective
+    special: SpecialIds
+    layouts: tuple[Layout, ...] = (Layout.BLOCK_CAUSAL, Layout.IN_PLACE)
+    block_length: int = 16
+    """Default block length B; ``trained_block_lengths`` are equally valid at run time."""
+    trained_block_lengths: tuple[int, ...] = (16,)
+    prediction_shift: int = 0
+    """0: row i predicts token i. 1: row i predicts token i + 1, as autoregressive models do."""
+    noise: NoiseRates = field(default_factory=NoiseRates)
+    decoding: DecodingDefaults = field(default_factory=DecodingDefaults)
+
+    def __post_init__(self) -> None:
+        if self.prediction_shift not in (0, 1):
+            raise ConfigError(f"prediction_shift must be 0 or 1, got {self.prediction_shift}")
+        if self.block_length < 1:
+            raise ConfigError(f"block_length must be at least 1, got {self.block_length}")
+        if not self.layouts:
+            raise ConfigError("a checkpoint must have been trained in at least one layout")
+
+    def to_dict(self) -> dict[str, object]:
+        """A JSON-ready dictionary; ``from_dict`` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> Self:
+        """Read a dictionary as written by ``to_dict``; unknown keys are errors."""
+        _reject_unknown(cls, values)
+        read = dict(values)
+        for name, kind in (("special", SpecialIds), ("noise", NoiseRates), ("decoding", DecodingDefaults)):
+            nested = read.get(name)
+            if isinstance(nested, dict):
+                _reject_unknown(kind, nested)
+                read[name] = kind(**nested)
+        try:
+            read["objective"] = Objective(str(read["objective"]))
+            if "layouts" in read:
+                read["layouts"] = tuple(Layout(str(item)) for item in read["layouts"])  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+            if "trained_block_lengths" in read:
+                read["trained_block_lengths"] = tuple(read["trained_block_lengths"])  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+            return cls(**read)  # pyright: ignore[reportArgumentType]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"not a diffusion spec: {error}") from error

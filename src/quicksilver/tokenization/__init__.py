@@ -1,0 +1,1 @@
+"""Byte-level BPE tokenizer and the reserved special tokens."""
