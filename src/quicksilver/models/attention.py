@@ -1,0 +1,130 @@
+"""Attention over a topology. Each class is prepared once per batch and then called by every layer.
+
+Legend: B batch, T tokens, H query heads, G key/value heads, K head width.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from quicksilver.models.topology import Topology
+
+TILE = 128
+"""Query and key tile edge. 128 is FlexAttention's block; on a CPU it keeps a tile's scores in the L2 cache."""
+
+
+@runtime_checkable
+class Attention(Protocol):
+    """Softmax attention under a fixed topology."""
+
+    def __call__(
+        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+    ) -> Float[Tensor, "B H T K"]: ...
+
+
+def _share_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Repeat key/value heads so that every query head has one; free when the counts agree."""
+    group = query.shape[1] // key.shape[1]
+    if group == 1:
+        return key, value
+    return key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+
+
+class DenseAttention:
+    """Scaled dot-product attention under one boolean mask: the reference path."""
+
+    def __init__(self, topology: Topology) -> None:
+        mask = topology.dense_mask()
+        # Full attention without a mask takes torch's faster kernel and gives the same sums.
+        self._mask: Bool[Tensor, "B 1 T T"] | None = None if bool(mask.all()) else mask[:, None]
+
+    def __call__(
+        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+    ) -> Float[Tensor, "B H T K"]:
+        key, value = _share_heads(query, key, value)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask)
+
+
+class TiledAttention:
+    """Scaled dot-product attention that skips key tiles no query of a tile may see, in any row of the batch.
+
+    Over the training pair about 3/8 of the 2L x 2L square is left at L = 4 tiles, 1/4 in the limit.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        mask = topology.dense_mask()
+        length = mask.shape[-1]
+        self._tiles: list[tuple[slice, list[slice], Tensor]] = []
+        for start in range(0, length, TILE):
+            rows = slice(start, min(start + TILE, length))
+            is_seen = mask[:, rows].any(dim=1).any(dim=0)
+            runs = _runs([bool(is_seen[at : at + TILE].any()) for at in range(0, length, TILE)], length)
+            self._tiles.append((rows, runs, torch.cat([mask[:, None, rows, run] for run in runs], dim=-1)))
+
+    def __call__(
+        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+    ) -> Float[Tensor, "B H T K"]:
+        key, value = _share_heads(query, key, value)
+        out = []
+        for rows, runs, mask in self._tiles:
+            seen_key = torch.cat([key[:, :, run] for run in runs], dim=2) if len(runs) > 1 else key[:, :, runs[0]]
+            seen_value = torch.cat([value[:, :, run] for run in runs], dim=2) if len(runs) > 1 else value[:, :, runs[0]]
+            out.append(F.scaled_dot_product_attention(query[:, :, rows], seen_key, seen_value, attn_mask=mask))
+        return torch.cat(out, dim=2)
+
+
+def _runs(is_tile_seen: list[bool], length: int) -> list[slice]:
+    """Consecutive seen tiles as slices of positions."""
+    runs: list[slice] = []
+    for tile, seen in enumerate(is_tile_seen):
+        start, stop = tile * TILE, min((tile + 1) * TILE, length)
+        if not seen:
+            continue
+        if runs and runs[-1].stop == start:
+            runs[-1] = slice(runs[-1].start, stop)
+        else:
+            runs.append(slice(start, stop))
+    return runs
+
+
+class CompiledFlexAttention:
+    """FlexAttention on a GPU: the kernel skips blocks from the topology's ``mask_mod``."""
+
+    def __init__(self, topology: Topology) -> None:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        num_rows, length = topology.blocks.shape
+        # Compiled, or it materialises the dense mask (attention-gym#149). The arrays are captured, so new values do not recompile.
+        self._block_mask = torch.compile(create_block_mask)(
+            topology.mask_mod(), num_rows, None, length, length, device=str(topology.blocks.device)
+        )
+
+    def __call__(
+        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+    ) -> Float[Tensor, "B H T K"]:
+        out = _compiled_flex()(query, key, value, block_mask=self._block_mask, enable_gqa=query.shape[1] != key.shape[1])
+        return out  # pyright: ignore[reportReturnType]  # without return_lse it is one tensor
+
+
+_flex = None
+
+
+def _compiled_flex():  # noqa: ANN202  # torch types it as an overload
+    global _flex
+    if _flex is None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _flex = torch.compile(flex_attention)
+    return _flex
+
+
+def plan_attention(topology: Topology) -> Attention:
+    """The fastest correct path for the topology's device and size."""
+    if topology.blocks.device.type == "cuda":
+        return CompiledFlexAttention(topology)
+    if topology.blocks.shape[1] >= 2 * TILE:
+        return TiledAttention(topology)
+    return DenseAttention(topology)

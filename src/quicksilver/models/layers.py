@@ -1,0 +1,79 @@
+"""Layers of the denoiser, with Qwen3's parameter names. Legend: B batch, T tokens, D model width, K head width."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from quicksilver.models.attention import Attention
+from quicksilver.models.config import DenoiserConfig
+
+Rotation = tuple[Float[Tensor, "B 1 T K"], Float[Tensor, "B 1 T K"]]
+
+
+def rotary_angles(positions: Int[Tensor, "B T"], head_width: int, theta: float, dtype: torch.dtype) -> Rotation:
+    """Cosine and sine of the rotary angles (Su et al. 2021, arXiv:2104.09864), halves laid out as Qwen and Llama do."""
+    rates = theta ** (-torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width)
+    angles = positions[:, None, :, None].to(torch.float32) * rates
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
+    cos, sin = rotation
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class SelfAttention(nn.Module):
+    """Grouped-query attention with per-head RMS norm of queries and keys."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self._head_width = config.head_width
+        self._widths = (config.num_heads * config.head_width, config.num_kv_heads * config.head_width)
+        query_width, kv_width = self._widths
+        self.q_proj = nn.Linear(config.model_width, query_width, bias=config.has_qkv_bias)
+        self.k_proj = nn.Linear(config.model_width, kv_width, bias=config.has_qkv_bias)
+        self.v_proj = nn.Linear(config.model_width, kv_width, bias=config.has_qkv_bias)
+        self.o_proj = nn.Linear(query_width, config.model_width, bias=False)
+        has_norm = config.has_qk_norm
+        self.q_norm = nn.RMSNorm(config.head_width, eps=config.norm_eps) if has_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(config.head_width, eps=config.norm_eps) if has_norm else nn.Identity()
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self._head_width))
+
+    def forward(self, x: Float[Tensor, "B T D"], rotation: Rotation, attention: Attention) -> Float[Tensor, "B T D"]:
+        query = _rotate(self.q_norm(self._split(self.q_proj(x))).transpose(1, 2), rotation)
+        key = _rotate(self.k_norm(self._split(self.k_proj(x))).transpose(1, 2), rotation)
+        value = self._split(self.v_proj(x)).transpose(1, 2)
+        return self.o_proj(attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.model_width, config.ffn_width, bias=False)
+        self.up_proj = nn.Linear(config.model_width, config.ffn_width, bias=False)
+        self.down_proj = nn.Linear(config.ffn_width, config.model_width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DenoiserLayer(nn.Module):
+    """One pre-norm residual layer."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(config)
+        self.mlp = FeedForward(config)
+        self.input_layernorm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
+
+    def forward(self, x: Float[Tensor, "B T D"], rotation: Rotation, attention: Attention) -> Float[Tensor, "B T D"]:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, attention)
+        return x + self.mlp(self.post_attention_layernorm(x))

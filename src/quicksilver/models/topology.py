@@ -1,0 +1,67 @@
+"""Attention topologies: who may see whom, from three small arrays instead of a case per model.
+
+Every token carries its document, its block within the document and whether it belongs to the noisy copy. One rule covers all:
+a query sees a key of the same document if
+
+* both are noisy and share a block (the draft being denoised), or
+* the query is noisy, the key clean and of an earlier block (the committed past), or
+* both are clean and the key's block is not later (block-causal).
+
+Full attention is one block; causal attention is blocks of one token; the training pair [noisy ⊕ clean] of BD3-LM
+(Arriola et al. 2025, arXiv:2503.09573) and packed documents come from the same rule. A padding token is a document of its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Who may see whom in a batch of token rows. All three tensors share shape [B, T]."""
+
+    documents: Int[Tensor, "B T"]
+    blocks: Int[Tensor, "B T"]
+    is_noisy: Bool[Tensor, "B T"]
+
+    @classmethod
+    def block_causal(cls, blocks: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None) -> Self:
+        """Clean tokens only: all zeros in ``blocks`` is full attention, ``arange`` is causal attention."""
+        if documents is None:
+            documents = torch.zeros_like(blocks)
+        return cls(documents, blocks, torch.zeros_like(blocks, dtype=torch.bool))
+
+    @classmethod
+    def training_pair(cls, blocks: Int[Tensor, "B L"], documents: Int[Tensor, "B L"]) -> Self:
+        """The 2L rows [noisy ⊕ clean] of block diffusion; both halves share documents and blocks."""
+        is_noisy = torch.zeros(blocks.shape[0], 2 * blocks.shape[1], dtype=torch.bool, device=blocks.device)
+        is_noisy[:, : blocks.shape[1]] = True
+        return cls(torch.cat([documents, documents], dim=1), torch.cat([blocks, blocks], dim=1), is_noisy)
+
+    def mask_mod(self) -> MaskMod:
+        """The rule as FlexAttention's ``mask_mod(batch, head, query, key)``; it also evaluates on broadcast index tensors."""
+        documents, blocks, is_noisy = self.documents, self.blocks, self.is_noisy
+
+        def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            del h
+            query_noisy, key_noisy = is_noisy[b, q], is_noisy[b, k]
+            query_block, key_block = blocks[b, q], blocks[b, k]
+            draft = query_noisy & key_noisy & (query_block == key_block)
+            past = query_noisy & ~key_noisy & (key_block < query_block)
+            clean = ~query_noisy & ~key_noisy & (key_block <= query_block)
+            return (documents[b, q] == documents[b, k]) & (draft | past | clean)
+
+        return allowed
+
+    def dense_mask(self) -> Bool[Tensor, "B T T"]:
+        """True where attention is allowed. Quadratic in T: the reference, and the source of every tile."""
+        num_rows, length = self.blocks.shape
+        index = torch.arange(length, device=self.blocks.device)
+        rows = torch.arange(num_rows, device=self.blocks.device)
+        return self.mask_mod()(rows[:, None, None], rows[:, None, None], index[None, :, None], index[None, None, :])
