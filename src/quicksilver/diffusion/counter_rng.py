@@ -38,9 +38,10 @@ def counter_bits(seed: int, *counters: int | Int[Tensor, "*#shape"]) -> Int[Tens
     """64 pseudo-random bits as int64 for every element of the broadcast counters."""
     state = _mix(torch.tensor(_signed(seed), dtype=torch.int64))
     for counter in counters:
-        if isinstance(counter, int):
-            counter = torch.tensor(_signed(counter), dtype=torch.int64)
-        state = _mix(state.to(counter.device) ^ counter.to(torch.int64))
+        if isinstance(counter, int):  # stays on the device of the tensors before it
+            state = _mix(state ^ _signed(counter))
+        else:
+            state = _mix(state.to(counter.device) ^ counter.to(torch.int64))
     return state
 
 

@@ -31,7 +31,9 @@ class Layout(StrEnum):
 def _reject_unknown(kind: type, values: dict[str, object]) -> None:
     unknown = sorted(set(values) - {f.name for f in fields(kind)})  # pyright: ignore[reportArgumentType]
     if unknown:
-        raise ConfigError(f"{kind.__name__} has no field {', '.join(unknown)}; known: {', '.join(f.name for f in fields(kind))}")  # pyright: ignore[reportArgumentType]
+        raise ConfigError(
+            f"{kind.__name__} has no field {', '.join(unknown)}; known: {', '.join(f.name for f in fields(kind))}"
+        )  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
