@@ -40,7 +40,7 @@ class Denoiser(nn.Module):
         """Final hidden states; pass the rows that matter to ``logits``. Both halves of a training pair share positions."""
         hidden = self.model.embed_tokens(token_ids)
         rotation = rotary_angles(positions, self.config.head_width, self.config.rope_theta, hidden.dtype)
-        for layer in self.model.layers:
+        for layer in self.layers():
             hidden = layer(hidden, rotation, attention)
         return self.model.norm(hidden)
 
@@ -48,6 +48,10 @@ class Denoiser(nn.Module):
         """Float32 logits of the given hidden rows over the whole vocabulary, special tokens included."""
         table = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return F.linear(hidden, table).to(torch.float32)
+
+    def layers(self) -> list[DenoiserLayer]:
+        """The layers, input side first."""
+        return [layer for layer in self.model.layers if isinstance(layer, DenoiserLayer)]
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

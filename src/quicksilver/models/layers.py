@@ -44,11 +44,11 @@ class SelfAttention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self._head_width))
 
-    def forward(self, x: Float[Tensor, "B T D"], rotation: Rotation, attention: Attention) -> Float[Tensor, "B T D"]:
+    def project(self, x: Float[Tensor, "B T D"], rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, T, K], keys and values [B, G, T, K], rotated to their positions."""
         query = _rotate(self.q_norm(self._split(self.q_proj(x))).transpose(1, 2), rotation)
         key = _rotate(self.k_norm(self._split(self.k_proj(x))).transpose(1, 2), rotation)
-        value = self._split(self.v_proj(x)).transpose(1, 2)
-        return self.o_proj(attention(query, key, value).transpose(1, 2).flatten(2))
+        return query, key, self._split(self.v_proj(x)).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -74,6 +74,19 @@ class DenoiserLayer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
 
-    def forward(self, x: Float[Tensor, "B T D"], rotation: Rotation, attention: Attention) -> Float[Tensor, "B T D"]:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, attention)
+    def project(self, x: Float[Tensor, "B T D"], rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
+        """The layer up to its attention."""
+        return self.self_attn.project(self.input_layernorm(x), rotation)
+
+    def finish(self, x: Float[Tensor, "B T D"], attended: Float[Tensor, "B H T K"]) -> Float[Tensor, "B T D"]:
+        """The layer after its attention."""
+        x = x + self.self_attn.o_proj(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.post_attention_layernorm(x))
+
+    def forward(self, x: Float[Tensor, "B T D"], rotation: Rotation, attention: Attention) -> Float[Tensor, "B T D"]:
+        return self.finish(x, attention(*self.project(x, rotation)))
+
+    def compile_parts(self) -> None:
+        """Compile what stands around the attention, whose shapes are few; the attention itself changes with every batch."""
+        self.project = torch.compile(self.project, dynamic=False)
+        self.finish = torch.compile(self.finish, dynamic=False)

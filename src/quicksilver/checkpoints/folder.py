@@ -1,0 +1,91 @@
+"""Quicksilver's checkpoint folder: a Hugging Face folder whose config.json also carries the diffusion spec.
+
+config.json (Qwen3 keys + ``quicksilver``), model.safetensors, tokenizer.json, generation_config.json.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.errors import CheckpointError, ConfigError
+from quicksilver.models.config import DenoiserConfig
+from quicksilver.models.denoiser import Denoiser
+
+TOKENIZER_FILE = "tokenizer.json"
+_SPEC_KEY = "quicksilver"
+
+
+def save_folder(folder: Path, denoiser: Denoiser, spec: DiffusionSpec, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write weights in ``dtype``, architecture and spec. The tokenizer is its owner's to write, as ``tokenizer.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float16: "float16"}
+    if dtype not in names:
+        raise ConfigError(f"weights are saved in {', '.join(names.values())}, not {dtype}")
+    config = denoiser.config.to_hf() | {
+        "torch_dtype": names[dtype],
+        "bos_token_id": None,
+        "eos_token_id": spec.special.eos,
+        "pad_token_id": spec.special.pad,
+        _SPEC_KEY: spec.to_dict(),
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    generation = {"eos_token_id": spec.special.eos, "pad_token_id": spec.special.pad}
+    (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    weights = {name: value.detach().to(dtype).contiguous() for name, value in denoiser.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def read_config(folder: Path) -> tuple[DenoiserConfig, DiffusionSpec]:
+    """The architecture and spec of a folder.
+
+    Raises:
+        CheckpointError: no such folder, no config.json, or one without a diffusion spec.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise CheckpointError(f"no model folder {folder}")
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no config.json, so it is no model folder")
+    try:
+        config = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get(_SPEC_KEY), dict):
+        raise CheckpointError(f"{path} has no {_SPEC_KEY!r} section saying how the model was trained")
+    try:
+        return DenoiserConfig.from_hf(config), DiffusionSpec.from_dict(config[_SPEC_KEY])
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Denoiser, DiffusionSpec]:
+    """Load weights into a denoiser of ``dtype``, in evaluation mode.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights do not fit the architecture.
+    """
+    config, spec = read_config(folder)
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} lacks model.safetensors")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    with torch.device("meta"):
+        denoiser = Denoiser(config)
+    expected = denoiser.state_dict()
+    if config.has_tied_embeddings:
+        weights.pop("lm_head.weight", None)  # some writers repeat the tied table
+    wrong = sorted(set(expected) ^ set(weights))
+    if wrong:
+        raise CheckpointError(f"{path} does not fit its config.json: missing or unexpected {', '.join(wrong[:4])}")
+    for name, value in weights.items():
+        if value.shape != expected[name].shape:
+            raise CheckpointError(f"{path}: {name} has shape {list(value.shape)}, its config.json says {list(expected[name].shape)}")
+    denoiser.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
+    return denoiser.eval().requires_grad_(False), spec

@@ -1,0 +1,1 @@
+"""From token files to noisy training batches, every step a pure function of (seed, step, global row)."""

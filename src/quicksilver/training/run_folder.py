@@ -1,0 +1,64 @@
+"""A run's folder: recipe.json, log.jsonl, tensorboard/, checkpoints/ and at the end final/.
+
+A checkpoint is written under a temporary name and renamed, so a killed run leaves whole checkpoints only.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from quicksilver.errors import TrainingError
+
+
+class RunFolder:
+    """Paths and durable writes of one run."""
+
+    def __init__(self, path: Path, num_kept_checkpoints: int) -> None:
+        self.path = path
+        self._num_kept = num_kept_checkpoints
+        self._checkpoints = path / "checkpoints"
+
+    def create(self, recipe_json: str) -> None:
+        """Make the folder and write the resolved recipe."""
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        (self.path / "recipe.json").write_text(recipe_json)
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        return sorted(self._checkpoints.glob("step-*.pt"))
+
+    def save(self, state: dict[str, object], step: int) -> Path:
+        """Write a checkpoint and delete the oldest beyond the number to keep."""
+        path = self._checkpoints / f"step-{step:08d}.pt"
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+        for old in self.checkpoints()[: -self._num_kept]:
+            old.unlink()
+        return path
+
+    @staticmethod
+    def load(path: Path) -> dict[str, object]:
+        """Read a checkpoint onto the CPU."""
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError) as error:
+            raise TrainingError(f"{path} is not a readable checkpoint: {error}") from error
+
+    def drop_log_after(self, step: int) -> None:
+        """Forget log lines of steps that will be run again."""
+        log = self.path / "log.jsonl"
+        if log.exists():
+            kept = [line for line in log.read_text().splitlines(keepends=True) if _is_before(line, step)]
+            log.write_text("".join(kept))
+
+
+def _is_before(line: str, step: int) -> bool:
+    try:
+        return int(json.loads(line)["step"]) < step
+    except (ValueError, KeyError):
+        return False  # a line cut short by the kill
