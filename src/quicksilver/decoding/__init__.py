@@ -1,0 +1,89 @@
+"""Decoding: canvas, policies and the plain reference sampler. It sees logits, not models."""
+
+from quicksilver.decoding.autoregressive import generate_autoregressive
+from quicksilver.decoding.blockwise import generate, infill_psm, psm_prompt
+from quicksilver.decoding.canvas import NO_HOLE, Canvas, State
+from quicksilver.decoding.events import (
+    Commit,
+    Done,
+    Draft,
+    Edit,
+    Event,
+    FinishReason,
+    Frame,
+    Remask,
+    Resize,
+    Result,
+    TraceEntry,
+)
+from quicksilver.decoding.inplace import Hole, Segment, Text, infill
+from quicksilver.decoding.params import SamplingParams, resolve_policy
+from quicksilver.decoding.policies import (
+    POLICY_NAMES,
+    ConfidenceThreshold,
+    DynamicFactor,
+    EntropyBound,
+    FixedCount,
+    FixedSteps,
+    Hierarchical,
+    JointThreshold,
+    Order,
+    Policy,
+    RemaskRate,
+    ReMDM,
+    Renoise,
+    decide,
+    make_policy,
+)
+from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.sampler import final_result
+from quicksilver.decoding.selection import Candidates, select
+from quicksilver.decoding.window import Decision, Window
+
+__all__ = [
+    "NO_HOLE",
+    "POLICY_NAMES",
+    "Candidates",
+    "Canvas",
+    "CanvasLogits",
+    "Commit",
+    "ConfidenceThreshold",
+    "Decision",
+    "Done",
+    "Draft",
+    "DynamicFactor",
+    "Edit",
+    "EntropyBound",
+    "Event",
+    "FinishReason",
+    "FixedCount",
+    "FixedSteps",
+    "Frame",
+    "Hierarchical",
+    "Hole",
+    "JointThreshold",
+    "Order",
+    "Policy",
+    "ReMDM",
+    "Remask",
+    "RemaskRate",
+    "Renoise",
+    "Resize",
+    "Result",
+    "SamplingParams",
+    "Segment",
+    "State",
+    "Text",
+    "TraceEntry",
+    "Window",
+    "decide",
+    "final_result",
+    "generate",
+    "generate_autoregressive",
+    "infill",
+    "infill_psm",
+    "make_policy",
+    "psm_prompt",
+    "resolve_policy",
+    "select",
+]

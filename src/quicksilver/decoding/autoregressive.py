@@ -1,0 +1,84 @@
+"""The autoregressive counterpart: one token per forward, left to right. The yardstick of the diffusion samplers."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.ledger import Ledger, Step, commits
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, forbidden_tokens, special_ids
+from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.sampler import select_rows
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
+from quicksilver.errors import ConfigError
+
+
+def generate_autoregressive(
+    logits_fn: CanvasLogits, spec: DiffusionSpec, prompt_ids: Sequence[int], params: SamplingParams
+) -> Iterator[Event]:
+    """Continue a prompt token by token until eos, ``max_tokens`` or ``max_nfe``; the last event is Done.
+
+    Raises:
+        ConfigError: the checkpoint is not autoregressive, or a policy or block length is given.
+    """
+    if spec.objective is not Objective.AUTOREGRESSIVE:
+        raise ConfigError(f"a checkpoint of objective {spec.objective} is not autoregressive; use generate")
+    for name in ("policy", "block_length"):
+        if getattr(params, name) is not None:
+            raise ConfigError(f"an autoregressive checkpoint has no {name}")
+    return _generate(logits_fn, spec, prompt_ids, params)
+
+
+def _generate(
+    logits_fn: CanvasLogits, spec: DiffusionSpec, prompt_ids: Sequence[int], params: SamplingParams
+) -> Iterator[Event]:
+    ledger = Ledger()
+    temperature = spec.decoding.temperature if params.temperature is None else params.temperature
+    banned = (special_ids(spec) | set(params.forbidden_ids)) - {spec.special.eos}
+    canvas = Canvas.of_prompt(prompt_ids)
+    limit = len(prompt_ids) + (params.max_tokens or DEFAULT_MAX_TOKENS)
+    reason = FinishReason.LENGTH
+    while len(canvas) < limit:
+        if ledger.nfe == params.max_nfe:
+            reason = FinishReason.MAX_NFE
+            break
+        last = len(canvas)
+        yield Resize(hole=0, start=last - len(prompt_ids), added=1)
+        canvas = Canvas.join([canvas, Canvas.of_masks(1, mask_id=spec.special.mask, hole=0)])
+        positions = torch.arange(len(canvas))
+        # One block per position is causal attention; the row of the dummy mask predicts the next token.
+        logits = ledger.forward(logits_fn, canvas.token_ids, positions)
+        found = select_rows(
+            logits[last:],
+            params,
+            temperature=temperature,
+            positions=positions[last:],
+            step=0,
+            is_forbidden=forbidden_tokens(logits.shape[1], banned)[None],
+        )
+        step = _write_last(canvas, int(found.token_ids), float(found.confidence))
+        yield from ledger.record(canvas, step, spec.special.mask)
+        yield from commits(canvas, step.commit)
+        canvas = canvas.commit(step.commit, step.token_ids, step.confidence, step=ledger.nfe, state=State.FINAL)
+        yield ledger.frame(canvas)
+        if int(found.token_ids) == spec.special.eos:
+            reason = FinishReason.EOS
+            yield Resize(hole=0, start=last - len(prompt_ids), added=-1)
+            canvas = canvas.take(positions[:last])
+            break
+    yield ledger.done(canvas, 1, reason)
+
+
+def _write_last(canvas: Canvas, token_id: int, confidence: float) -> Step:
+    """The step that writes one token at the last position."""
+    is_last = torch.arange(len(canvas)) == len(canvas) - 1
+    nothing = torch.zeros_like(is_last)
+    return Step(
+        token_ids=canvas.token_ids.masked_fill(is_last, token_id),
+        confidence=canvas.confidence.masked_fill(is_last, confidence),
+        commit=is_last,
+        edit=nothing,
+        remask=nothing,
+        is_settled=True,
+    )

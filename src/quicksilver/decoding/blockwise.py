@@ -1,0 +1,138 @@
+"""Block by block generation after a prompt, and prefix-suffix-middle infill by the same means.
+
+The block grid of the prompt starts at its first token, so its last block may be short; the grid of the response starts
+anew at the first response token. A later block sees all earlier ones.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from quicksilver.decoding.autoregressive import generate_autoregressive
+from quicksilver.decoding.canvas import Canvas
+from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.ledger import commits
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, forbidden_tokens, special_ids
+from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.sampler import BlockProgress, Run
+from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.errors import ConfigError
+
+
+def generate(
+    logits_fn: CanvasLogits, spec: DiffusionSpec, prompt_ids: Sequence[int], params: SamplingParams
+) -> Iterator[Event]:
+    """Continue a prompt until eos, ``max_tokens`` or ``max_nfe``; the last event is Done.
+
+    Positions after the first eos of a block are void, even where they were written first: the block is finished when
+    every position up to it is. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context.
+
+    Raises:
+        ConfigError: the checkpoint is autoregressive or not block-causal, or cannot do what the policy does.
+    """
+    if spec.objective is Objective.AUTOREGRESSIVE:
+        raise ConfigError("an autoregressive checkpoint has no blocks to denoise; use generate_autoregressive")
+    if Layout.BLOCK_CAUSAL not in spec.layouts:
+        raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
+    return _generate(Run(logits_fn, spec, params), prompt_ids)
+
+
+def infill_psm(
+    logits_fn: CanvasLogits,
+    spec: DiffusionSpec,
+    prefix_ids: Sequence[int],
+    suffix_ids: Sequence[int],
+    params: SamplingParams,
+) -> Iterator[Event]:
+    """Fill the one hole between prefix and suffix by generating the middle after both, until eos.
+
+    Works for block-causal and for autoregressive checkpoints. Source: Bavarian et al. 2022, arXiv:2207.14255.
+
+    Raises:
+        ConfigError: the checkpoint has no fill-in-the-middle tokens, or as ``generate``.
+    """
+    prompt_ids = psm_prompt(spec, prefix_ids, suffix_ids)
+    continue_prompt = generate_autoregressive if spec.objective is Objective.AUTOREGRESSIVE else generate
+    return continue_prompt(logits_fn, spec, prompt_ids, params)
+
+
+def psm_prompt(spec: DiffusionSpec, prefix_ids: Sequence[int], suffix_ids: Sequence[int]) -> tuple[int, ...]:
+    """The prompt whose continuation is the middle: [fim_prefix] prefix [fim_suffix] suffix [fim_middle]."""
+    special = spec.special
+    if special.fim_prefix is None or special.fim_suffix is None or special.fim_middle is None:
+        raise ConfigError("this checkpoint has no fill-in-the-middle tokens")
+    return (special.fim_prefix, *prefix_ids, special.fim_suffix, *suffix_ids, special.fim_middle)
+
+
+def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
+    block_length = run.params.block_length or run.spec.block_length
+    limit = len(prompt_ids) + (run.params.max_tokens or DEFAULT_MAX_TOKENS)
+    canvas = Canvas.of_prompt(prompt_ids)
+    block_ids = torch.arange(len(canvas)) // block_length
+    reason = None
+    while reason is None:
+        start = len(canvas)
+        masks = Canvas.of_masks(block_length, mask_id=run.spec.special.mask, hole=0)
+        canvas = Canvas.join([canvas, masks])
+        next_id = int(block_ids[-1]) + 1 if start else 0
+        block_ids = torch.cat([block_ids, torch.full((block_length,), next_id)])
+        yield Resize(hole=0, start=start - len(prompt_ids), added=block_length)
+        canvas = yield from _denoise_block(run, canvas, block_ids, start, min(start + block_length, limit))
+        eos = _first_eos(run, canvas, start, limit)
+        if eos is not None:
+            reason, end = FinishReason.EOS, eos
+        elif len(canvas) >= limit:
+            reason, end = FinishReason.LENGTH, limit
+        elif run.is_spent:
+            reason, end = FinishReason.MAX_NFE, len(canvas)
+    if end < len(canvas):
+        yield Resize(hole=0, start=end - len(prompt_ids), added=end - len(canvas))
+    yield run.ledger.done(canvas.take(torch.arange(end)), 1, reason)
+
+
+def _denoise_block(
+    run: Run, canvas: Canvas, block_ids: Int[Tensor, " L"], start: int, stop: int
+) -> Generator[Event, None, Canvas]:
+    """Denoise the last block, from ``start``; positions from ``stop`` on are void. Returns the canvas."""
+    positions = torch.arange(len(canvas))
+    block = BlockProgress(max_steps=run.policy.max_steps(stop - start))
+    banned = (special_ids(run.spec) | set(run.params.forbidden_ids)) - {run.spec.special.eos}
+    is_finished = False
+    while not is_finished:
+        canvas = run.fill_noise(canvas, positions, block.step)
+        is_forced = run.is_last_chance(block)
+        step = run.step(
+            canvas,
+            block_ids,
+            block,
+            window=slice(start, len(canvas)),
+            is_open=_open_positions(run, canvas, start, stop),
+            positions=positions,
+            forbid=lambda vocab_size: forbidden_tokens(vocab_size, banned)[None],
+        )
+        canvas, events = run.apply(canvas, step)
+        yield from events
+        still_open = _open_positions(run, canvas, start, stop)
+        is_finished = run.is_finished(canvas, still_open, step, block) or is_forced
+        if is_finished and run.policy.revises:
+            yield from commits(canvas, canvas.is_draft & still_open)
+            canvas = canvas.finalize(still_open)
+        yield run.ledger.frame(canvas)
+    return canvas
+
+
+def _first_eos(run: Run, canvas: Canvas, start: int, stop: int) -> int | None:
+    """Position of the first written eos in [start, stop)."""
+    is_eos = (canvas.token_ids == run.spec.special.eos) & ~canvas.is_masked
+    found = is_eos[start:stop].nonzero()
+    return start + int(found[0, 0]) if found.shape[0] else None
+
+
+def _open_positions(run: Run, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
+    """Masks and drafts of the block that are not void."""
+    eos = _first_eos(run, canvas, start, stop)
+    position = torch.arange(len(canvas))
+    end = stop if eos is None else eos + 1
+    return (canvas.is_masked | canvas.is_draft) & (position >= start) & (position < end)

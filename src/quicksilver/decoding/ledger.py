@@ -1,0 +1,141 @@
+"""The accounts of one request: forwards, edits, trace, and the events that report each step."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.events import Commit, Done, Draft, Edit, Event, FinishReason, Frame, Remask, Result, TraceEntry
+from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One decision, in canvas coordinates. ``token_ids`` and ``confidence`` are read where something is written."""
+
+    token_ids: Int[Tensor, " L"]
+    confidence: Float[Tensor, " L"]
+    commit: Bool[Tensor, " L"]
+    edit: Bool[Tensor, " L"]
+    remask: Bool[Tensor, " L"]
+    is_settled: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Adjacent marked positions of one hole."""
+
+    hole: int
+    start: int
+    """Offset in the hole."""
+    index: slice
+    """Positions on the canvas."""
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.index.stop - self.index.start
+
+
+def spans(canvas: Canvas, where: Bool[Tensor, " L"]) -> Iterator[Span]:
+    """The maximal runs of marked positions, hole by hole, in order."""
+    offset, hole = canvas.offset.tolist(), canvas.hole.tolist()
+    marked = where.tolist()
+    start = 0
+    while start < len(marked):
+        if not marked[start]:
+            start += 1
+            continue
+        stop = start + 1
+        while stop < len(marked) and marked[stop] and hole[stop] == hole[start] and offset[stop] == offset[stop - 1] + 1:
+            stop += 1
+        yield Span(hole=hole[start], start=offset[start], index=slice(start, stop))
+        start = stop
+
+
+class Ledger:
+    """Counts what a request has used and turns its steps into events. Not shared between requests."""
+
+    def __init__(self) -> None:
+        """Start with empty accounts."""
+        self.nfe = 0
+        self.num_edits = 0
+        self.trace: list[TraceEntry] = []
+
+    def forward(
+        self, logits_fn: CanvasLogits, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"]
+    ) -> Float[Tensor, "L V"]:
+        """One counted forward pass.
+
+        Raises:
+            InputError: the logits are not one row per position, or hold NaN or plus infinity.
+        """
+        self.nfe += 1
+        logits = logits_fn(token_ids, block_ids)
+        if logits.ndim != 2 or logits.shape[0] != token_ids.shape[0]:
+            raise InputError(f"{token_ids.shape[0]} positions need as many rows of logits, got {tuple(logits.shape)}")
+        if not bool((logits < torch.inf).all()):
+            raise InputError(f"the denoiser gave NaN or infinite logits at forward {self.nfe}")
+        return logits
+
+    def record(self, canvas: Canvas, step: Step, mask_id: int) -> list[Event]:
+        """Trace a step on the canvas it was decided for, and report what it writes and unwrites."""
+        self.num_edits += int(step.edit.sum())
+        events: list[Event] = []
+        for kind, where in ((Draft, step.commit), (Edit, step.edit)):
+            for span in spans(canvas, where):
+                tokens = tuple(step.token_ids[span.index].tolist())
+                confidence = tuple(step.confidence[span.index].tolist())
+                self._write_trace(span, tokens, confidence)
+                events.append(kind(hole=span.hole, start=span.start, token_ids=tokens, confidence=confidence))
+        for span in spans(canvas, step.remask):
+            count = span.stop - span.start
+            self._write_trace(span, (mask_id,) * count, (0.0,) * count)
+            events.append(Remask(hole=span.hole, start=span.start, stop=span.stop))
+        return events
+
+    def record_resize(self, canvas: Canvas, where: Bool[Tensor, " L"], step: Step) -> None:
+        """Trace expand and delete decisions; their events depend on the order of application."""
+        for span in spans(canvas, where):
+            self._write_trace(
+                span, tuple(step.token_ids[span.index].tolist()), tuple(step.confidence[span.index].tolist())
+            )
+
+    def _write_trace(self, span: Span, token_ids: tuple[int, ...], confidence: tuple[float, ...]) -> None:
+        for position, token, probability in zip(range(span.index.start, span.index.stop), token_ids, confidence, strict=True):
+            self.trace.append(
+                TraceEntry(step=self.nfe, hole=span.hole, position=position, token_id=token, confidence=probability)
+            )
+
+    def frame(self, canvas: Canvas) -> Frame:
+        """A snapshot for display."""
+        return Frame(
+            nfe=self.nfe,
+            token_ids=tuple(canvas.token_ids.tolist()),
+            state=tuple(State(value) for value in canvas.state.tolist()),
+            confidence=tuple(canvas.confidence.tolist()),
+            hole=tuple(canvas.hole.tolist()),
+        )
+
+    def done(self, canvas: Canvas, num_holes: int, reason: FinishReason) -> Done:
+        """The result: everything that stands in the holes of ``canvas``."""
+        inside = [canvas.hole == hole for hole in range(num_holes)]
+        return Done(
+            result=Result(
+                holes=tuple(tuple(canvas.token_ids[hole].tolist()) for hole in inside),
+                confidence=tuple(tuple(canvas.confidence[hole].tolist()) for hole in inside),
+                step_committed=tuple(tuple(canvas.step_committed[hole].tolist()) for hole in inside),
+                nfe=self.nfe,
+                num_edits=self.num_edits,
+                finish_reason=reason,
+                trace=tuple(self.trace),
+            )
+        )
+
+
+def commits(canvas: Canvas, where: Bool[Tensor, " L"]) -> list[Event]:
+    """The events that make the marked positions final."""
+    return [Commit(hole=span.hole, start=span.start, stop=span.stop) for span in spans(canvas, where)]

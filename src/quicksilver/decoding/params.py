@@ -1,0 +1,88 @@
+"""What one request asks of the sampler."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from quicksilver.decoding.policies import JointThreshold, Policy, make_policy
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
+from quicksilver.errors import ConfigError
+
+
+DEFAULT_MAX_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """One request's choices; None leaves the choice to the checkpoint's ``DecodingDefaults`` or switches a limit off."""
+
+    policy: Policy | None = None
+    """Must be None for an autoregressive checkpoint."""
+    temperature: float | None = None
+    """0 is greedy."""
+    seed: int = 0
+    """In [0, 2**63)."""
+    max_tokens: int | None = None
+    """Tokens to generate, eos included; None: ``DEFAULT_MAX_TOKENS``. Must be None for in-place infill: there the holes state their limits."""
+    block_length: int | None = None
+    """None: the spec's. Must be None for an autoregressive checkpoint and for in-place infill, which have no blocks."""
+    max_nfe: int | None = None
+    """At this forward all open masks are committed and decoding ends. None: as many as the policy needs."""
+    top_k: int | None = None
+    top_p: float | None = None
+    vocab_size: int | None = None
+    """Needed, and read, only when the canvas starts as uniform noise: random tokens are drawn below it."""
+    forbidden_ids: tuple[int, ...] = ()
+    """Never written, beyond the special tokens named in the spec: for example a tokenizer's reserved ids."""
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not self.temperature >= 0:
+            raise ConfigError(f"temperature must not be negative, got {self.temperature}")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed must lie in [0, 2**63), got {self.seed}")
+        for name in ("max_tokens", "block_length", "max_nfe", "top_k", "vocab_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p must lie in (0, 1], got {self.top_p}")
+
+
+def resolve_policy(spec: DiffusionSpec, params: SamplingParams) -> Policy:
+    """The request's policy or the checkpoint's default.
+
+    Raises:
+        ConfigError: the checkpoint was not trained for what the policy does.
+    """
+    policy = params.policy or make_policy(spec.decoding.policy, defaults=spec.decoding)
+    name = type(policy).__name__
+    if policy.starts_from_noise != (spec.objective is Objective.UNIFORM):
+        need = "Renoise" if spec.objective is Objective.UNIFORM else "a policy that starts from masks"
+        raise ConfigError(f"a checkpoint of objective {spec.objective} needs {need}, not {name}")
+    if policy.starts_from_noise and params.vocab_size is None:
+        raise ConfigError(f"{name} fills the canvas with random tokens and needs vocab_size")
+    if isinstance(policy, JointThreshold) and not (spec.noise.edit_rate or spec.noise.uniform_fraction):
+        raise ConfigError(f"{name} edits visible tokens, but this checkpoint never saw wrong ones (edit_rate is 0)")
+    return policy
+
+
+def special_ids(spec: DiffusionSpec) -> frozenset[int]:
+    """Every token id with a meaning to the sampler."""
+    return frozenset(value for value in asdict(spec.special).values() if value is not None)
+
+
+def forbidden_tokens(vocab_size: int, ids: Iterable[int]) -> Bool[Tensor, " V"]:
+    """True at ``ids``.
+
+    Raises:
+        ConfigError: an id is outside the vocabulary.
+    """
+    is_forbidden = torch.zeros(vocab_size, dtype=torch.bool)
+    for token in ids:
+        if not 0 <= token < vocab_size:
+            raise ConfigError(f"token id {token} is outside the vocabulary of {vocab_size}")
+        is_forbidden[token] = True
+    return is_forbidden

@@ -1,0 +1,422 @@
+"""Policies: what is committed, edited or remasked at a step, with the parameters of one request each.
+
+A policy is a frozen dataclass; the tensor work is in ``rules`` and ``revision``. ``decide`` answers for a whole batch
+in which every row has its own policy and parameters.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from quicksilver.decoding import revision, rules
+from quicksilver.decoding.draws import Purpose, draw
+from quicksilver.decoding.window import Decision, Window
+from quicksilver.diffusion.spec import DecodingDefaults
+from quicksilver.errors import ConfigError
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Parameters of one request and the rule that reads them."""
+
+    revises: ClassVar[bool]
+    """Drafts may change until the block is settled; otherwise a committed token is final at once."""
+    starts_from_noise: ClassVar[bool]
+    """The canvas starts as random tokens instead of masks."""
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: "Sequence[Policy]") -> Decision:
+        """Decide for a window whose row i belongs to ``policies[i]``, all of this class."""
+        ...
+
+    def max_steps(self, num_masks: int) -> int:
+        """Forward passes after which a block of ``num_masks`` masks is settled for certain."""
+        ...
+
+    def temperature_scale(self, step: int) -> float:
+        """Factor on the request's temperature at this step of the block."""
+        ...
+
+
+P = TypeVar("P")
+
+
+def _of_kind(kind: type[P], policies: "Sequence[Policy]") -> list[P]:
+    same = [policy for policy in policies if isinstance(policy, kind)]
+    if len(same) != len(policies):
+        raise ConfigError(f"every row must hold a {kind.__name__}, got {', '.join(type(p).__name__ for p in policies)}")
+    return same
+
+
+def _floats(values: Iterable[float], window: Window) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.float32, device=window.confidence.device)
+
+
+def _ints(values: Iterable[int], window: Window) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64, device=window.confidence.device)
+
+
+def _bools(values: Iterable[bool], window: Window) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.bool, device=window.confidence.device)
+
+
+def _at_least(value: float, least: float, name: str) -> None:
+    # Written so that NaN fails too.
+    if not value >= least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+
+
+def _fraction(value: float, name: str) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} must lie in [0, 1], got {value}")
+
+
+def _commits_only(window: Window, commit: Tensor) -> Decision:
+    nothing = torch.zeros_like(commit)
+    return Decision(
+        commit=commit, edit=nothing, remask=nothing, is_settled=(commit | ~window.is_masked).all(dim=-1)
+    )
+
+
+class _Unmasking:
+    """Shared by policies whose committed tokens are final: one token per step at the slowest."""
+
+    __slots__ = ()
+    revises: ClassVar[bool] = False
+    starts_from_noise: ClassVar[bool] = False
+
+    def max_steps(self, num_masks: int) -> int:
+        return num_masks
+
+    def temperature_scale(self, step: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfidenceThreshold(_Unmasking):
+    """See ``rules.confidence_threshold``."""
+
+    threshold: float = 0.9
+    """At 0 a block takes one forward, above 1 it takes one per token."""
+
+    def __post_init__(self) -> None:
+        _at_least(self.threshold, 0.0, "threshold")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        threshold = _floats((p.threshold for p in _of_kind(cls, policies)), window)
+        return _commits_only(window, rules.confidence_threshold(window.confidence, window.is_masked, threshold))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DynamicFactor(_Unmasking):
+    """See ``rules.dynamic_factor``."""
+
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least(self.factor, 0.0, "factor")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        factor = _floats((p.factor for p in _of_kind(cls, policies)), window)
+        return _commits_only(window, rules.dynamic_factor(window.confidence, window.is_masked, factor))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EntropyBound(_Unmasking):
+    """See ``rules.entropy_bound``."""
+
+    bound: float = 0.1
+    """Nats."""
+
+    def __post_init__(self) -> None:
+        _at_least(self.bound, 0.0, "bound")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        bound = _floats((p.bound for p in _of_kind(cls, policies)), window)
+        return _commits_only(window, rules.entropy_bound(window.entropy, window.is_masked, bound))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hierarchical(_Unmasking):
+    """See ``rules.hierarchical``."""
+
+    low: float = 0.62
+    """A run's best mask is committed from this confidence."""
+    threshold: float = 0.92
+    """Any mask is committed from this confidence."""
+
+    def __post_init__(self) -> None:
+        _at_least(self.low, 0.0, "low")
+        _at_least(self.threshold, self.low, "threshold")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        same = _of_kind(cls, policies)
+        low, high = _floats((p.low for p in same), window), _floats((p.threshold for p in same), window)
+        return _commits_only(window, rules.hierarchical(window.confidence, window.is_masked, low, high))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedSteps(_Unmasking):
+    """Fill every block in ``steps`` forwards, most confident masks first (MaskGIT, arXiv:2202.04200; LLaDA's steps)."""
+
+    steps: int = 8
+    """Forwards per block; more than one per mask are not used."""
+
+    def __post_init__(self) -> None:
+        _at_least(self.steps, 1, "steps")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        steps = _ints((p.steps for p in _of_kind(cls, policies)), window)
+        count = rules.share_of_masks(window.is_masked, steps, window.step)
+        return _commits_only(window, rules.top_count(window.confidence, window.is_masked, count))
+
+
+class Order(StrEnum):
+    """Which masks go first."""
+
+    CONFIDENCE = "confidence"
+    MARGIN = "margin"
+    """Best minus second-best probability (Kim et al. 2025, arXiv:2502.06768)."""
+    RANDOM = "random"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedCount(_Unmasking):
+    """Commit exactly ``tokens_per_step`` masks per step (fewer only when fewer are left) in a given order."""
+
+    order: Order = Order.CONFIDENCE
+    tokens_per_step: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(self.tokens_per_step, 1, "tokens_per_step")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        same = _of_kind(cls, policies)
+        chance = draw(Purpose.ORDER, window.seed[:, None], window.positions, window.step[:, None])
+        scores = {Order.CONFIDENCE: window.confidence, Order.MARGIN: window.margin, Order.RANDOM: chance}
+        score = torch.stack([scores[policy.order][row].double() for row, policy in enumerate(same)])
+        count = _ints((p.tokens_per_step for p in same), window)
+        return _commits_only(window, rules.top_count(score, window.is_masked, count))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointThreshold:
+    """See ``revision.joint_threshold``. Needs a checkpoint trained to mend visible wrong tokens."""
+
+    threshold: float = 0.7
+    edit_threshold: float = 0.9
+    max_edits: int = 2
+    """Edits per position."""
+    max_post_steps: int = 4
+    """Forwards per block after its last mask is gone."""
+    revises: ClassVar[bool] = True
+    starts_from_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _at_least(self.threshold, 0.0, "threshold")
+        _at_least(self.edit_threshold, 0.0, "edit_threshold")
+        _at_least(self.max_edits, 0, "max_edits")
+        _at_least(self.max_post_steps, 1, "max_post_steps")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        same = _of_kind(cls, policies)
+        return revision.joint_threshold(
+            window,
+            threshold=_floats((p.threshold for p in same), window),
+            edit_threshold=_floats((p.edit_threshold for p in same), window),
+            max_edits=_ints((p.max_edits for p in same), window),
+            max_post_steps=_ints((p.max_post_steps for p in same), window),
+        )
+
+    def max_steps(self, num_masks: int) -> int:
+        return num_masks + self.max_post_steps
+
+    def temperature_scale(self, step: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Renoise:
+    """See ``revision.renoise``. Needs a checkpoint trained on uniform noise."""
+
+    bound: float = 0.1
+    """Nats."""
+    settle_entropy: float = 0.005
+    """Mean nats per position below which an unchanged argmax ends the block."""
+    steps: int = 48
+    """Most forwards per block."""
+    revises: ClassVar[bool] = True
+    starts_from_noise: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _at_least(self.bound, 0.0, "bound")
+        _at_least(self.settle_entropy, 0.0, "settle_entropy")
+        _at_least(self.steps, 1, "steps")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        same = _of_kind(cls, policies)
+        return revision.renoise(
+            window,
+            bound=_floats((p.bound for p in same), window),
+            settle_entropy=_floats((p.settle_entropy for p in same), window),
+            max_steps=_ints((p.steps for p in same), window),
+        )
+
+    def max_steps(self, num_masks: int) -> int:
+        return self.steps
+
+    def temperature_scale(self, step: int) -> float:
+        """Falls linearly from 1 to 1/2, DiffusionGemma's 0.8 to 0.4 when the request asks for 0.8."""
+        return 1.0 - 0.5 * min(step / max(self.steps - 1, 1), 1.0)
+
+
+class RemaskRate(StrEnum):
+    """How ReMDM limits the remasking probability."""
+
+    CAP = "cap"
+    RESCALE = "rescale"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReMDM:
+    """See ``revision.remdm``. Valid for any mask-trained checkpoint; quality rises with ``steps``."""
+
+    steps: int = 32
+    """Forwards per block."""
+    rate: RemaskRate = RemaskRate.CAP
+    eta: float = 0.02
+    """In [0, 1]; 0 never remasks."""
+    by_confidence: bool = False
+    """Remask tokens that were committed with little confidence more often."""
+    loop: tuple[float, float] | None = None
+    """Part of the trajectory, as fractions of ``steps``, in which the share of masks is held and tokens are remasked."""
+    loop_alpha: float = 0.9
+    """Share of tokens visible during the loop, in (0, 1)."""
+    revises: ClassVar[bool] = True
+    starts_from_noise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _at_least(self.steps, 1, "steps")
+        _fraction(self.eta, "eta")
+        if self.loop is not None and not 0 < self.loop[0] <= self.loop[1] < 1:
+            raise ConfigError(f"loop must be two rising fractions in (0, 1), got {self.loop}")
+        if not 0 < self.loop_alpha < 1:
+            raise ConfigError(f"loop_alpha must lie in (0, 1), got {self.loop_alpha}")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        same = _of_kind(cls, policies)
+        loops = [p.loop or (1.0, 1.0) for p in same]
+        return revision.remdm(
+            window,
+            steps=_ints((p.steps for p in same), window),
+            eta=_floats((p.eta for p in same), window),
+            is_rescaled=_bools((p.rate is RemaskRate.RESCALE for p in same), window),
+            is_by_confidence=_bools((p.by_confidence for p in same), window),
+            is_looped=_bools((p.loop is not None for p in same), window),
+            loop_start=_floats((start for start, _ in loops), window),
+            loop_stop=_floats((stop for _, stop in loops), window),
+            loop_alpha=_floats((p.loop_alpha for p in same), window),
+        )
+
+    def max_steps(self, num_masks: int) -> int:
+        return self.steps
+
+    def temperature_scale(self, step: int) -> float:
+        return 1.0
+
+
+def decide(window: Window, policies: Sequence[Policy]) -> Decision:
+    """Decide for a batch in which row i follows ``policies[i]``; rows of one class are decided together.
+
+    Raises:
+        ConfigError: the number of policies is not the number of rows.
+    """
+    if len(policies) != window.state.shape[0]:
+        raise ConfigError(f"{window.state.shape[0]} rows need as many policies, got {len(policies)}")
+    kinds = dict.fromkeys(type(policy) for policy in policies)
+    if len(kinds) == 1:
+        return type(policies[0]).decide_rows(window, policies)
+    commit, edit, remask = (torch.zeros_like(window.is_masked) for _ in range(3))
+    is_settled = torch.zeros_like(window.seed, dtype=torch.bool)
+    for kind in kinds:
+        rows = [row for row, policy in enumerate(policies) if type(policy) is kind]
+        index = torch.tensor(rows, device=window.state.device)
+        part = kind.decide_rows(window.rows(index), [policies[row] for row in rows])
+        commit[index], edit[index], remask[index] = part.commit, part.edit, part.remask
+        is_settled[index] = part.is_settled
+    return Decision(commit=commit, edit=edit, remask=remask, is_settled=is_settled)
+
+
+_KINDS: dict[str, type[Policy]] = {
+    "confidence_threshold": ConfidenceThreshold,
+    "dynamic_factor": DynamicFactor,
+    "entropy_bound": EntropyBound,
+    "hierarchical": Hierarchical,
+    "fixed_steps": FixedSteps,
+    "confidence_order": FixedCount,
+    "margin_order": FixedCount,
+    "random_order": FixedCount,
+    "joint_threshold": JointThreshold,
+    "renoise": Renoise,
+    "remdm": ReMDM,
+}
+_ORDERS = {"confidence_order": Order.CONFIDENCE, "margin_order": Order.MARGIN, "random_order": Order.RANDOM}
+
+POLICY_NAMES: tuple[str, ...] = tuple(_KINDS)
+
+
+def make_policy(
+    name: str,
+    *,
+    threshold: float | None = None,
+    edit_threshold: float | None = None,
+    factor: float | None = None,
+    bound: float | None = None,
+    steps: int | None = None,
+    tokens_per_step: int | None = None,
+    defaults: DecodingDefaults | None = None,
+) -> Policy:
+    """Build a policy by its name on the command line and in requests.
+
+    What is None keeps the policy's own default, or for the two thresholds of ``confidence_threshold`` and
+    ``joint_threshold`` the checkpoint's calibrated ``defaults``. Finer settings: build the policy's class directly.
+
+    Raises:
+        ConfigError: the name is unknown, or the policy has no such parameter, or its value is out of range.
+    """
+    kind = _KINDS.get(name)
+    if kind is None:
+        raise ConfigError(f"no policy {name!r}; known: {', '.join(POLICY_NAMES)}")
+    options = {
+        "threshold": threshold,
+        "edit_threshold": edit_threshold,
+        "factor": factor,
+        "bound": bound,
+        "steps": steps,
+        "tokens_per_step": tokens_per_step,
+    }
+    given: dict[str, object] = {key: value for key, value in options.items() if value is not None}
+    known = {f.name for f in fields(kind)}  # pyright: ignore[reportArgumentType]
+    for key in given.keys() - known:
+        takes = sorted(known & options.keys())
+        raise ConfigError(f"policy {name} has no {key}; it takes {', '.join(takes)}")
+    if defaults is not None and kind is ConfidenceThreshold:
+        given = {"threshold": defaults.threshold} | given
+    if defaults is not None and kind is JointThreshold:
+        given = {"threshold": defaults.threshold, "edit_threshold": defaults.edit_threshold} | given
+    if name in _ORDERS:
+        given["order"] = _ORDERS[name]
+    return kind(**given)

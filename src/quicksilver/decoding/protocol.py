@@ -1,0 +1,22 @@
+"""The seam between decoding and models: logits of one canvas in, decisions out."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@runtime_checkable
+class CanvasLogits(Protocol):
+    """Full recompute of one canvas: no cache, batch of one."""
+
+    def __call__(self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"]) -> Float[Tensor, "L V"]:
+        """Float32 logits of the token AT every position; any prediction shift is already undone.
+
+        Args:
+            token_ids: the canvas, masks included.
+            block_ids: attention rule ``key visible iff block_ids[key] <= block_ids[query]``. All zeros is full
+                attention (in-place infill), rising blocks are block-causal, one block per position is causal.
+                For an autoregressive checkpoint the last position is a dummy whose row predicts the next token.
+        """
+        ...

@@ -1,0 +1,115 @@
+"""The rules that may change a draft again: editing, renoising, remasking. Pure tensor functions, one parameter per row."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.draws import Purpose, draw
+from quicksilver.decoding.rules import confidence_threshold, entropy_bound, first_best
+from quicksilver.decoding.window import Decision, Window
+
+
+def joint_threshold(
+    window: Window,
+    *,
+    threshold: Float[Tensor, " B"],
+    edit_threshold: Float[Tensor, " B"],
+    max_edits: Int[Tensor, " B"],
+    max_post_steps: Int[Tensor, " B"],
+) -> Decision:
+    """Commit masks by threshold and, in the same step, edit drafts whose candidate differs with confidence enough.
+
+    Settled when a step without masks changes nothing or ``max_post_steps`` of them are spent. A position is edited at
+    most ``max_edits`` times, which bounds any oscillation; the sampler also stops at a state it has seen.
+    Source: LLaDA2.1, arXiv:2602.08676. Differs from it: >= instead of >, and the limit per position.
+    """
+    commit = confidence_threshold(window.confidence, window.is_masked, threshold)
+    edit = (
+        window.is_draft
+        & (window.candidate_ids != window.token_ids)
+        & (window.confidence >= edit_threshold[:, None])
+        & (window.num_edits < max_edits[:, None])
+    )
+    had_masks = window.is_masked.any(dim=-1)
+    is_last_post_step = window.num_post_steps + 1 >= max_post_steps
+    return Decision(
+        commit=commit,
+        edit=edit,
+        remask=torch.zeros_like(edit),
+        is_settled=~had_masks & (~edit.any(dim=-1) | is_last_post_step),
+    )
+
+
+def renoise(
+    window: Window, *, bound: Float[Tensor, " B"], settle_entropy: Float[Tensor, " B"], max_steps: Int[Tensor, " B"]
+) -> Decision:
+    """Accept positions by the entropy bound over the whole window and put fresh noise on all others.
+
+    Accepted drafts take the new candidate if it differs; drafts that are no longer accepted become noise again. At the
+    end (argmax unchanged for a step and mean entropy below ``settle_entropy``, or ``max_steps``) everything takes its
+    candidate. Source: the renoise sampler of DiffusionGemma, read in SGLang and vLLM (2026). Differs from it: a row
+    that has noise left accepts at least one noisy position, and no number is shared between rows.
+    """
+    is_open = window.is_masked | window.is_draft
+    mean_entropy = (window.entropy * is_open).sum(dim=-1) / is_open.sum(dim=-1).clamp(min=1)
+    is_stable = ((window.argmax_ids == window.previous_argmax_ids) | ~is_open).all(dim=-1)
+    is_settled = (is_stable & (mean_entropy < settle_entropy)) | (window.step + 1 >= max_steps)
+    accept = entropy_bound(window.entropy, is_open, bound) | first_best(-window.entropy, window.is_masked)
+    accept = torch.where(is_settled[:, None], is_open, accept)
+    return Decision(
+        commit=accept & window.is_masked,
+        edit=accept & window.is_draft & (window.candidate_ids != window.token_ids),
+        remask=~accept & window.is_draft,
+        is_settled=is_settled,
+    )
+
+
+def held_alpha(
+    progress: Float[Tensor, " B"], start: Float[Tensor, " B"], stop: Float[Tensor, " B"], level: Float[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """Share of tokens kept at ``progress`` in [0, 1]: rises to ``level``, stays there from ``start`` to ``stop``, rises to 1."""
+    rising = level * progress / start.clamp(min=1e-12)
+    ending = level + (1 - level) * (progress - stop) / (1 - stop).clamp(min=1e-12)
+    return torch.where(progress < start, rising, torch.where(progress < stop, level, ending))
+
+
+def remdm(
+    window: Window,
+    *,
+    steps: Int[Tensor, " B"],
+    eta: Float[Tensor, " B"],
+    is_rescaled: Bool[Tensor, " B"],
+    is_by_confidence: Bool[Tensor, " B"],
+    is_looped: Bool[Tensor, " B"],
+    loop_start: Float[Tensor, " B"],
+    loop_stop: Float[Tensor, " B"],
+    loop_alpha: Float[Tensor, " B"],
+) -> Decision:
+    """Ancestral sampling in ``steps`` steps in which drafts go back to the mask with probability sigma.
+
+    From alpha_t to alpha_s, with sigma_max = min(1, (1 - alpha_s) / alpha_t): a mask is unmasked with probability
+    (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), a draft is remasked with probability sigma = min(eta, sigma_max)
+    (cap) or eta sigma_max (rescale), times softmax(-confidence at commit) over the drafts when by confidence. With the
+    loop, alpha stays at ``loop_alpha`` between two points of the trajectory and remasking happens only there. The last
+    step unmasks everything. Source: ReMDM, Wang et al. 2025, arXiv:2503.00307. Differs from it: a step in which no
+    mask was drawn commits the most confident one.
+    """
+    now, after = window.step / steps, (window.step + 1) / steps
+    loop = (loop_start, loop_stop, loop_alpha)
+    alpha_t = torch.where(is_looped, held_alpha(now, *loop), now).double()[:, None]
+    alpha_s = torch.where(is_looped, held_alpha(after, *loop), after).double()[:, None]
+    sigma_max = ((1 - alpha_s) / alpha_t.clamp(min=1e-12)).clamp(min=0, max=1)
+    sigma = torch.where(is_rescaled[:, None], eta[:, None] * sigma_max, torch.minimum(eta[:, None].double(), sigma_max))
+    may_remask = ~is_looped | ((now >= loop_start) & (now < loop_stop))
+    is_last = window.step + 1 >= steps
+    sigma = sigma * (may_remask & ~is_last)[:, None]
+    # A window without drafts gives softmax over nothing: NaN, replaced by zero.
+    weight = torch.softmax((-window.commit_confidence.double()).masked_fill(~window.is_draft, -torch.inf), dim=-1)
+    weight = torch.where(is_by_confidence[:, None], weight.nan_to_num(0.0), torch.ones_like(weight))
+    sigma = sigma * weight
+    unmask = ((alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t).clamp(min=1e-12)).masked_fill(is_last[:, None], 1.0)
+    key = (window.seed[:, None], window.positions, window.step[:, None])
+    commit = window.is_masked & (draw(Purpose.UNMASK, *key) < unmask)
+    commit |= first_best(window.confidence, window.is_masked) & ~commit.any(dim=-1, keepdim=True)
+    remask = window.is_draft & (draw(Purpose.REMASK, *key) < sigma)
+    return Decision(commit=commit, edit=torch.zeros_like(commit), remask=remask, is_settled=is_last)

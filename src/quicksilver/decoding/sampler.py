@@ -1,0 +1,208 @@
+"""The step that all reference samplers share: one forward of one canvas, one decision, its events and its accounts.
+
+This is the yardstick that every fast path must match token for token: full recompute, batch of one, float32.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.draws import Purpose, draw
+from quicksilver.decoding.events import Done, Event, Result
+from quicksilver.decoding.ledger import Ledger, Step, commits
+from quicksilver.decoding.params import SamplingParams, forbidden_tokens, resolve_policy, special_ids
+from quicksilver.decoding.policies import decide
+from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.selection import Candidates, select
+from quicksilver.decoding.window import Decision, Window
+from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.errors import ConfigError, InputError
+
+
+def final_result(events: Iterable[Event]) -> Result:
+    """Run a sampler to its end and return what it wrote."""
+    for event in events:
+        if isinstance(event, Done):
+            return event.result
+    raise InputError("the events ended without Done")
+
+
+@dataclass(kw_only=True, slots=True)
+class BlockProgress:
+    """What must be remembered between the steps of one block."""
+
+    max_steps: int
+    step: int = 0
+    num_post_steps: int = 0
+    previous_argmax: Tensor | None = None
+    seen: set[bytes] = field(default_factory=set)
+
+    def has_seen(self, canvas: Canvas) -> bool:
+        """Whether the canvas stood exactly like this before in this block; remembers it."""
+        key = canvas.token_ids.numpy().tobytes() + canvas.state.numpy().tobytes()
+        is_known = key in self.seen
+        self.seen.add(key)
+        return is_known
+
+
+Forbid = Callable[[int], Tensor]
+"""Vocabulary size to the forbidden tokens, Bool [1 V] for all open positions or [N V] one by one."""
+
+
+class Run:
+    """One request under way: its parameters, resolved against the checkpoint, and its accounts."""
+
+    def __init__(self, logits_fn: CanvasLogits, spec: DiffusionSpec, params: SamplingParams) -> None:
+        """Resolve ``params``; raises ConfigError where they contradict the checkpoint."""
+        self.logits_fn, self.spec, self.params = logits_fn, spec, params
+        self.policy = resolve_policy(spec, params)
+        self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
+        self.ledger = Ledger()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether ``max_nfe`` allows no further forward."""
+        return self.params.max_nfe is not None and self.ledger.nfe >= self.params.max_nfe
+
+    def is_last_chance(self, block: BlockProgress) -> bool:
+        """Whether the coming step must commit whatever is open."""
+        at_limit = self.params.max_nfe is not None and self.ledger.nfe + 1 >= self.params.max_nfe
+        return at_limit or block.step + 1 >= block.max_steps
+
+    def fill_noise(self, canvas: Canvas, positions: Int[Tensor, " L"], step: int) -> Canvas:
+        """Put random tokens, drawn for the coming ``step``, at all masks if the policy denoises uniform noise."""
+        if not self.policy.starts_from_noise or self.params.vocab_size is None:
+            return canvas
+        banned = special_ids(self.spec) | set(self.params.forbidden_ids)
+        allowed = (~forbidden_tokens(self.params.vocab_size, banned)).nonzero()[:, 0]
+        chance = draw(Purpose.NOISE, torch.tensor(self.params.seed), positions, torch.tensor(step))
+        noise = allowed[(chance * allowed.shape[0]).long()]
+        return replace(canvas, token_ids=torch.where(canvas.is_masked, noise, canvas.token_ids))
+
+    def step(
+        self,
+        canvas: Canvas,
+        block_ids: Int[Tensor, " L"],
+        block: BlockProgress,
+        *,
+        window: slice,
+        is_open: Bool[Tensor, " L"],
+        positions: Int[Tensor, " L"],
+        forbid: Forbid,
+    ) -> Step:
+        """One forward and the policy's decision about the open positions of the window.
+
+        Raises:
+            ConfigError: the policy committed nothing although there are masks.
+        """
+        is_forced = self.is_last_chance(block)
+        logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
+        index = is_open.nonzero()[:, 0]
+        found = select_rows(
+            logits[index.to(logits.device)],
+            self.params,
+            temperature=self.temperature * self.policy.temperature_scale(block.step),
+            positions=positions[index],
+            step=block.step,
+            is_forbidden=forbid(logits.shape[1]),
+        )
+        seen = self._window(canvas, found, index, positions, block, window)
+        decision = decide(seen, [self.policy])
+        if is_forced:
+            nothing = torch.zeros_like(decision.edit)
+            decision = Decision(commit=seen.is_masked, edit=nothing, remask=nothing, is_settled=~nothing.any(dim=-1))
+        has_masks = bool(seen.is_masked.any())
+        if has_masks and not bool(decision.commit.any()):
+            raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {block.step}")
+        block.step += 1
+        block.num_post_steps += not has_masks
+        block.previous_argmax = seen.argmax_ids
+        spread = [_spread(mask[0], window, len(canvas)) for mask in (decision.commit, decision.edit, decision.remask)]
+        return Step(
+            token_ids=canvas.token_ids.scatter(0, index, found.token_ids),
+            confidence=canvas.confidence.scatter(0, index, found.confidence),
+            commit=spread[0],
+            edit=spread[1],
+            remask=spread[2],
+            is_settled=bool(decision.is_settled[0]),
+        )
+
+    def _window(
+        self, canvas: Canvas, found: Candidates, index: Tensor, positions: Tensor, block: BlockProgress, window: slice
+    ) -> Window:
+        """The policy's view; positions that are not open appear as PROMPT."""
+
+        def place(values: Tensor) -> Tensor:
+            return torch.zeros(len(canvas), dtype=values.dtype).scatter(0, index, values)[window][None]
+
+        argmax_ids = place(found.argmax_ids)
+        previous = block.previous_argmax
+        if previous is None or previous.shape != argmax_ids.shape:
+            previous = torch.full_like(argmax_ids, -1)
+        return Window(
+            token_ids=canvas.token_ids[window][None],
+            state=place(canvas.state[index]),
+            candidate_ids=place(found.token_ids),
+            argmax_ids=argmax_ids,
+            previous_argmax_ids=previous,
+            confidence=place(found.confidence),
+            margin=place(found.margin),
+            entropy=place(found.entropy),
+            commit_confidence=canvas.confidence[window][None],
+            num_edits=canvas.num_edits[window][None],
+            positions=positions[window][None],
+            seed=torch.tensor([self.params.seed]),
+            step=torch.tensor([block.step]),
+            num_post_steps=torch.tensor([block.num_post_steps]),
+        )
+
+    def apply(self, canvas: Canvas, step: Step) -> tuple[Canvas, list[Event]]:
+        """The canvas after a step, and the events that lead there."""
+        events = self.ledger.record(canvas, step, self.spec.special.mask)
+        if not self.policy.revises:
+            events += commits(canvas, step.commit)
+        state = State.DRAFT if self.policy.revises else State.FINAL
+        canvas = canvas.commit(step.commit, step.token_ids, step.confidence, step=self.ledger.nfe, state=state)
+        canvas = canvas.edit(step.edit, step.token_ids, step.confidence, step=self.ledger.nfe)
+        return canvas.remask(step.remask, self.spec.special.mask), events
+
+    def is_finished(self, canvas: Canvas, is_open: Bool[Tensor, " L"], step: Step, block: BlockProgress) -> bool:
+        """Whether the block needs no further step: no open mask, and a revising policy is content or runs in a circle."""
+        if not self.policy.revises:
+            return not bool((canvas.is_masked & is_open).any())
+        is_circle = block.has_seen(canvas) and bool(step.edit.any())
+        return not bool((canvas.is_masked & is_open).any()) and (step.is_settled or is_circle)
+
+
+def select_rows(
+    logits: Float[Tensor, "N V"],
+    params: SamplingParams,
+    *,
+    temperature: float,
+    positions: Int[Tensor, " N"],
+    step: int,
+    is_forbidden: Bool[Tensor, "#N V"],
+) -> Candidates:
+    """Select for rows of one request, on the device of the logits; the answer is on the CPU."""
+    count, device = logits.shape[0], logits.device
+    found = select(
+        logits,
+        is_forbidden=is_forbidden.to(device),
+        temperature=torch.full((count,), float(temperature), device=device),
+        seed=torch.full((count,), params.seed, device=device),
+        positions=positions.to(device),
+        step=torch.full((count,), step, device=device),
+        top_k=None if params.top_k is None else torch.full((count,), params.top_k, device=device),
+        top_p=None if params.top_p is None else torch.full((count,), float(params.top_p), device=device),
+    )
+    return found.to(torch.device("cpu"))
+
+
+def _spread(values: Tensor, window: slice, length: int) -> Tensor:
+    spread = torch.zeros(length, dtype=values.dtype)
+    spread[window] = values
+    return spread

@@ -1,0 +1,99 @@
+"""The head of every decoding step: logits rows to candidate tokens and the numbers that policies judge them by.
+
+Rows are independent: a row's result depends on its own logits and parameters only, never on its neighbours.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.draws import Purpose, draw_per_token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidates:
+    """One proposed token per row. Probabilities are those of the float32 softmax at temperature 1 over allowed tokens."""
+
+    token_ids: Int[Tensor, " N"]
+    """Argmax at temperature 0, a sample otherwise."""
+    argmax_ids: Int[Tensor, " N"]
+    confidence: Float[Tensor, " N"]
+    """Probability of ``token_ids``."""
+    margin: Float[Tensor, " N"]
+    """Probability of the best token minus that of the second best."""
+    entropy: Float[Tensor, " N"]
+    """Nats."""
+
+    def to(self, device: torch.device) -> "Candidates":
+        return Candidates(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def select(
+    logits: Float[Tensor, "N V"],
+    *,
+    is_forbidden: Bool[Tensor, "#N V"],
+    temperature: Float[Tensor, " N"],
+    seed: Int[Tensor, " N"],
+    positions: Int[Tensor, " N"],
+    step: Int[Tensor, " N"],
+    top_k: Int[Tensor, " N"] | None = None,
+    top_p: Float[Tensor, " N"] | None = None,
+) -> Candidates:
+    """Choose one token per row.
+
+    Forbidden tokens get logit minus infinity before the softmax (SUBS, Sahoo et al. 2024, arXiv:2406.07524), so they
+    have neither probability nor a chance. Every row needs at least one allowed token. Ties go to the lowest id.
+
+    Args:
+        logits: rows of one or many requests.
+        is_forbidden: tokens that must not be chosen, for all rows or row by row.
+        temperature: 0 is greedy. Otherwise Gumbel-max in float64: float32 Gumbel noise is truncated and silently
+            lowers the entropy (Zheng et al. 2024, arXiv:2409.02908).
+        seed: the request's seed.
+        positions: the random-number position, see ``draws``.
+        step: the denoising step within the block.
+        top_k: keep the k likeliest tokens when sampling.
+        top_p: keep the smallest set of likeliest tokens whose probability at this temperature reaches p.
+    """
+    vocabulary = torch.arange(logits.shape[1], device=logits.device)
+    allowed = logits.float().masked_fill(is_forbidden, -torch.inf)
+    log_probs = torch.log_softmax(allowed, dim=-1)
+    probs = log_probs.exp()
+    best = allowed.amax(dim=-1, keepdim=True)
+    # torch.argmax does not promise which of several equal maxima it returns.
+    argmax_ids = torch.where(allowed == best, vocabulary, logits.shape[1]).amin(dim=-1)
+    token_ids = argmax_ids
+    is_sampled = temperature > 0
+    if bool(is_sampled.any()):
+        scaled = allowed.double() / torch.where(is_sampled, temperature, 1.0).double()[:, None]
+        scaled = _truncate(scaled, top_k, top_p)
+        uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
+        perturbed = scaled - torch.log(-torch.log(uniform))
+        sampled = torch.where(perturbed == perturbed.amax(dim=-1, keepdim=True), vocabulary, logits.shape[1]).amin(dim=-1)
+        token_ids = torch.where(is_sampled, sampled, argmax_ids)
+    top_two = probs.topk(min(2, logits.shape[1]), dim=-1).values
+    return Candidates(
+        token_ids=token_ids,
+        argmax_ids=argmax_ids,
+        confidence=probs.gather(-1, token_ids[:, None])[:, 0],
+        margin=top_two[:, 0] - top_two[:, 1] if top_two.shape[1] == 2 else top_two[:, 0],
+        entropy=torch.special.entr(probs).sum(dim=-1),
+    )
+
+
+def _truncate(scaled: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tensor:
+    """Set tokens outside top-k, then outside top-p, to minus infinity; the likeliest token always stays."""
+    if top_k is None and top_p is None:
+        return scaled
+    ordered, order = scaled.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(scaled.shape[1], device=scaled.device)
+    keep = torch.ones_like(ordered, dtype=torch.bool)
+    if top_k is not None:
+        keep &= rank < top_k[:, None]
+    if top_p is not None:
+        probs = torch.softmax(ordered.masked_fill(~keep, -torch.inf), dim=-1)
+        keep &= (probs.cumsum(dim=-1) - probs) < top_p[:, None].double()
+        keep[:, 0] = True
+    return scaled.masked_fill(~torch.zeros_like(keep).scatter(-1, order, keep), -torch.inf)
