@@ -1,0 +1,45 @@
+# Quicksilver. Every target sets up .venv first; see scripts/setup.sh for PYTHON and TORCH_INDEX.
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests run in this many processes of one thread each.
+TEST_WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-gpu check format clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+# A stamp says that the installation is newer than what it depends on, so a second run starts at once.
+$(VENV)/.installed: pyproject.toml scripts/setup.sh
+	scripts/setup.sh
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml scripts/setup.sh
+	scripts/setup.sh dev
+	@touch $(VENV)/.installed $@
+
+setup: $(VENV)/.installed-dev ## Make .venv with everything a developer needs
+
+demo: $(VENV)/.installed ## Install, then fill the holes of a file in examples/ while you watch
+	@$(BIN)/quicksilver demo
+
+test: $(VENV)/.installed-dev ## Run all tests that need no GPU
+	$(PYTEST) -n $(TEST_WORKERS) -m "not compiled and not gpu"
+	JAXTYPING_DISABLE=1 $(PYTEST) -m "compiled and not gpu"
+
+test-gpu: $(VENV)/.installed-dev ## Run the tests that need a GPU
+	$(PYTEST) -m "gpu and not compiled"
+	JAXTYPING_DISABLE=1 $(PYTEST) -m gpu
+
+check: $(VENV)/.installed-dev ## Run every check of .pre-commit-config.yaml
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
+
+format: $(VENV)/.installed-dev ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix --exit-zero
+	$(BIN)/ruff format
+
+clean: ## Remove .venv and all caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
