@@ -71,7 +71,7 @@ def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
     limit = len(prompt_ids) + (run.params.max_tokens or DEFAULT_MAX_TOKENS)
     canvas = Canvas.of_prompt(prompt_ids)
     block_ids = torch.arange(len(canvas)) // block_length
-    reason = None
+    reason, end = None, len(canvas)
     while reason is None:
         start = len(canvas)
         masks = Canvas.of_masks(block_length, mask_id=run.spec.special.mask, hole=0)
@@ -82,7 +82,9 @@ def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
         canvas = yield from _denoise_block(run, canvas, block_ids, start, min(start + block_length, limit))
         eos = _first_eos(run, canvas, start, limit)
         if eos is not None:
-            reason, end = FinishReason.EOS, eos
+            reason, end = FinishReason.MAX_NFE if run.is_cut else FinishReason.EOS, eos
+        elif run.is_cut:
+            reason, end = FinishReason.MAX_NFE, min(len(canvas), limit)
         elif len(canvas) >= limit:
             reason, end = FinishReason.LENGTH, limit
         elif run.is_spent:

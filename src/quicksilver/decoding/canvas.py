@@ -92,7 +92,13 @@ class Canvas:
         return Canvas(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def commit(
-        self, where: Bool[Tensor, " L"], token_ids: Int[Tensor, " L"], confidence: Float[Tensor, " L"], *, step: int, state: State
+        self,
+        where: Bool[Tensor, " L"],
+        token_ids: Int[Tensor, " L"],
+        confidence: Float[Tensor, " L"],
+        *,
+        step: int,
+        state: State,
     ) -> "Canvas":
         """Write tokens at masked positions."""
         return replace(

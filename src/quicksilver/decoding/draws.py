@@ -31,7 +31,11 @@ def draw(
 
 
 def draw_per_token(
-    purpose: Purpose, seed: Int[Tensor, " N"], position: Int[Tensor, " N"], step: Int[Tensor, " N"], token: Int[Tensor, " V"]
+    purpose: Purpose,
+    seed: Int[Tensor, " N"],
+    position: Int[Tensor, " N"],
+    step: Int[Tensor, " N"],
+    token: Int[Tensor, " V"],
 ) -> Float[Tensor, "N V"]:
     """One float64 uniform in (0, 1) per position and token id."""
     return counter_uniform(int(purpose), seed[:, None], position[:, None], step[:, None], token[None, :])

@@ -12,7 +12,7 @@ from quicksilver.decoding.canvas import NO_HOLE, State
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resize:
-    """``added`` masks were inserted before offset ``start`` of the hole; negative: that many positions from it on were dropped.
+    """``added`` masks were inserted before offset ``start``; negative: that many positions from it on were dropped.
 
     The canvas of a hole starts with the Resize that opens it; generation opens one block after the other.
     """

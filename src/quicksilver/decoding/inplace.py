@@ -7,6 +7,7 @@ and a budget of changes per hole end any oscillation between the two.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
@@ -130,30 +131,76 @@ def _infill(run: Run, template: Sequence[Segment], lengths: list[_HoleLength]) -
     yield from (Resize(hole=hole, start=0, added=entry.length) for hole, entry in enumerate(lengths))
     num_steps = run.policy.max_steps(sum(entry.cap for entry in lengths)) + sum(e.changes_left for e in lengths)
     block = BlockProgress(max_steps=num_steps)
-    is_finished, is_cut = False, False
+    is_finished = False
     while not is_finished:
         positions = hole_position(canvas.hole.clamp(min=0), canvas.offset)
         canvas = run.fill_noise(canvas, positions, block.step)
         is_forced = run.is_last_chance(block)
-        is_open = canvas.is_masked | canvas.is_draft
         step = run.step(
             canvas,
             torch.zeros(len(canvas), dtype=torch.int64),
             block,
             window=slice(0, len(canvas)),
-            is_open=is_open,
+            is_open=canvas.is_masked | canvas.is_draft,
             positions=positions,
-            forbid=lambda vocab_size: _forbidden(run, canvas, lengths, vocab_size, is_forced),  # noqa: B023
+            forbid=partial(_forbidden, run, canvas, lengths, is_forced),
         )
         step, index, resizes = _change_lengths(run, canvas, step, lengths)
         canvas, events = run.apply(canvas, step)
         yield from [*events, *resizes]
-        canvas = _masks_where_repeated(canvas.take(index), index, run.spec.special.mask)
+        canvas = canvas.take(index)
         everywhere = torch.ones(len(canvas), dtype=torch.bool)
-        is_content = run.is_finished(canvas, everywhere, step, block)
-        is_finished, is_cut = is_content or is_forced, is_forced and not is_content
+        is_finished = run.is_finished(canvas, everywhere, step, block) or is_forced
         if is_finished and run.policy.revises:
             yield from commits(canvas, canvas.is_draft)
             canvas = canvas.finalize(everywhere)
         yield run.ledger.frame(canvas)
-    yield run.ledger.done(canvas, len(lengths), FinishReason.MAX_NFE if is_cut else FinishReason.FILLED)
+    yield run.ledger.done(canvas, len(lengths), FinishReason.MAX_NFE if run.is_cut else FinishReason.FILLED)
+
+
+def _forbidden(
+    run: Run, canvas: Canvas, lengths: Sequence[_HoleLength], is_forced: bool, vocab_size: int
+) -> Bool[Tensor, "N V"]:
+    """Forbidden tokens per open position: all special ones, except a length change where the hole may still make it."""
+    special = run.spec.special
+    base = forbidden_tokens(vocab_size, special_ids(run.spec) | set(run.params.forbidden_ids))
+    index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
+    is_forbidden = base.repeat(index.shape[0], 1)
+    if is_forced:
+        return is_forbidden
+    hole, is_masked = canvas.hole[index], canvas.is_masked[index]
+    for number, entry in enumerate(lengths):
+        here = is_masked & (hole == number)
+        if special.expand is not None and entry.may_expand:
+            is_forbidden[here, special.expand] = False
+        if special.delete is not None and entry.may_delete:
+            is_forbidden[here, special.delete] = False
+    return is_forbidden
+
+
+def _change_lengths(
+    run: Run, canvas: Canvas, step: Step, lengths: Sequence[_HoleLength]
+) -> tuple[Step, Int[Tensor, " M"], list[Event]]:
+    """Take the length changes out of a step.
+
+    Returns:
+        The step without them; the canvas positions to keep, an expanded one twice; the events, from the last position
+        to the first, so that each one's offset still holds when it is applied. Changes beyond a hole's limits are
+        dropped from the last position on: those positions stay masks.
+    """
+    token_ids, hole, offset = step.token_ids, canvas.hole, canvas.offset
+    is_expand = step.commit & (token_ids == run.spec.special.expand)
+    is_delete = step.commit & (token_ids == run.spec.special.delete)
+    repeats = torch.ones(len(canvas), dtype=torch.int64)
+    events: list[Event] = []
+    for position in (is_expand | is_delete).nonzero()[:, 0].tolist():
+        entry = lengths[int(hole[position])]
+        if not (entry.may_expand if is_expand[position] else entry.may_delete):
+            continue
+        by = 1 if is_expand[position] else -1
+        entry.change(by)
+        repeats[position] += by
+        events.append(Resize(hole=int(hole[position]), start=int(offset[position]), added=by))
+    run.ledger.record_resize(canvas, repeats != 1, step)
+    kept = replace(step, commit=step.commit & ~is_expand & ~is_delete)
+    return kept, torch.arange(len(canvas)).repeat_interleave(repeats), events[::-1]

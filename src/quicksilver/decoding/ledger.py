@@ -8,7 +8,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.canvas import Canvas, State
-from quicksilver.decoding.events import Commit, Done, Draft, Edit, Event, FinishReason, Frame, Remask, Result, TraceEntry
+from quicksilver.decoding.events import (
+    Commit,
+    Done,
+    Draft,
+    Edit,
+    Event,
+    FinishReason,
+    Frame,
+    Remask,
+    Result,
+    TraceEntry,
+)
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.errors import InputError
 
@@ -50,7 +61,9 @@ def spans(canvas: Canvas, where: Bool[Tensor, " L"]) -> Iterator[Span]:
             start += 1
             continue
         stop = start + 1
-        while stop < len(marked) and marked[stop] and hole[stop] == hole[start] and offset[stop] == offset[stop - 1] + 1:
+        while (
+            stop < len(marked) and marked[stop] and hole[stop] == hole[start] and offset[stop] == offset[stop - 1] + 1
+        ):
             stop += 1
         yield Span(hole=hole[start], start=offset[start], index=slice(start, stop))
         start = stop
@@ -105,7 +118,9 @@ class Ledger:
             )
 
     def _write_trace(self, span: Span, token_ids: tuple[int, ...], confidence: tuple[float, ...]) -> None:
-        for position, token, probability in zip(range(span.index.start, span.index.stop), token_ids, confidence, strict=True):
+        for position, token, probability in zip(
+            range(span.index.start, span.index.stop), token_ids, confidence, strict=True
+        ):
             self.trace.append(
                 TraceEntry(step=self.nfe, hole=span.hole, position=position, token_id=token, confidence=probability)
             )

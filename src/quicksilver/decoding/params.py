@@ -11,13 +11,12 @@ from quicksilver.decoding.policies import JointThreshold, Policy, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 
-
 DEFAULT_MAX_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingParams:
-    """One request's choices; None leaves the choice to the checkpoint's ``DecodingDefaults`` or switches a limit off."""
+    """One request's choices; None leaves one to the checkpoint's ``DecodingDefaults`` or switches a limit off."""
 
     policy: Policy | None = None
     """Must be None for an autoregressive checkpoint."""
@@ -26,7 +25,9 @@ class SamplingParams:
     seed: int = 0
     """In [0, 2**63)."""
     max_tokens: int | None = None
-    """Tokens to generate, eos included; None: ``DEFAULT_MAX_TOKENS``. Must be None for in-place infill: there the holes state their limits."""
+    """Tokens to generate, eos included; None: ``DEFAULT_MAX_TOKENS``.
+
+    Must be None for in-place infill, where every hole states its own limit."""
     block_length: int | None = None
     """None: the spec's. Must be None for an autoregressive checkpoint and for in-place infill, which have no blocks."""
     max_nfe: int | None = None

@@ -64,7 +64,7 @@ def _bools(values: Iterable[bool], window: Window) -> Tensor:
     return torch.tensor(list(values), dtype=torch.bool, device=window.confidence.device)
 
 
-def _at_least(value: float, least: float, name: str) -> None:
+def _at_least(value: float | int, least: float | int, name: str) -> None:
     # Written so that NaN fails too.
     if not value >= least:
         raise ConfigError(f"{name} must be at least {least}, got {value}")
@@ -77,9 +77,7 @@ def _fraction(value: float, name: str) -> None:
 
 def _commits_only(window: Window, commit: Tensor) -> Decision:
     nothing = torch.zeros_like(commit)
-    return Decision(
-        commit=commit, edit=nothing, remask=nothing, is_settled=(commit | ~window.is_masked).all(dim=-1)
-    )
+    return Decision(commit=commit, edit=nothing, remask=nothing, is_settled=(commit | ~window.is_masked).all(dim=-1))
 
 
 class _Unmasking:
@@ -278,8 +276,8 @@ class Renoise:
         return self.steps
 
     def temperature_scale(self, step: int) -> float:
-        """Falls linearly from 1 to 1/2, DiffusionGemma's 0.8 to 0.4 when the request asks for 0.8."""
-        return 1.0 - 0.5 * min(step / max(self.steps - 1, 1), 1.0)
+        """Falls linearly from 1 to 1/2, DiffusionGemma's 0.8 to 0.4 when the request asks for 0.8; the last is greedy."""
+        return 0.0 if step + 1 >= self.steps else 1.0 - 0.5 * step / max(self.steps - 2, 1)
 
 
 class RemaskRate(StrEnum):
@@ -301,7 +299,7 @@ class ReMDM:
     by_confidence: bool = False
     """Remask tokens that were committed with little confidence more often."""
     loop: tuple[float, float] | None = None
-    """Part of the trajectory, as fractions of ``steps``, in which the share of masks is held and tokens are remasked."""
+    """Part of the steps, as two fractions, in which the share of masks is held and tokens are remasked."""
     loop_alpha: float = 0.9
     """Share of tokens visible during the loop, in (0, 1)."""
     revises: ClassVar[bool] = True

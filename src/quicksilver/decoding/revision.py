@@ -1,4 +1,4 @@
-"""The rules that may change a draft again: editing, renoising, remasking. Pure tensor functions, one parameter per row."""
+"""The rules that may change a draft again: editing, renoising, remasking. Pure functions, one parameter per row."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,7 +47,7 @@ def renoise(
 
     Accepted drafts take the new candidate if it differs; drafts that are no longer accepted become noise again. At the
     end (argmax unchanged for a step and mean entropy below ``settle_entropy``, or ``max_steps``) everything takes its
-    candidate. Source: the renoise sampler of DiffusionGemma, read in SGLang and vLLM (2026). Differs from it: a row
+    candidate, which the policy makes greedy at ``max_steps``. Source: the renoise sampler of DiffusionGemma, read in SGLang and vLLM (2026). Differs from it: a row
     that has noise left accepts at least one noisy position, and no number is shared between rows.
     """
     is_open = window.is_masked | window.is_draft
@@ -67,7 +67,7 @@ def renoise(
 def held_alpha(
     progress: Float[Tensor, " B"], start: Float[Tensor, " B"], stop: Float[Tensor, " B"], level: Float[Tensor, " B"]
 ) -> Float[Tensor, " B"]:
-    """Share of tokens kept at ``progress`` in [0, 1]: rises to ``level``, stays there from ``start`` to ``stop``, rises to 1."""
+    """Share of tokens kept at ``progress`` in [0, 1]: up to ``level``, flat from ``start`` to ``stop``, up to 1."""
     rising = level * progress / start.clamp(min=1e-12)
     ending = level + (1 - level) * (progress - stop) / (1 - stop).clamp(min=1e-12)
     return torch.where(progress < start, rising, torch.where(progress < stop, level, ending))

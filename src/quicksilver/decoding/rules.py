@@ -19,7 +19,9 @@ def top_count(
 ) -> Bool[Tensor, "B W"]:
     """The ``count`` eligible positions of greatest (finite) score, or all of them if there are fewer."""
     order = score.masked_fill(~eligible, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter(-1, order, torch.arange(score.shape[1], device=score.device).expand_as(order))
+    rank = torch.empty_like(order).scatter(
+        -1, order, torch.arange(score.shape[1], device=score.device).expand_as(order)
+    )
     return eligible & (rank < count[:, None])
 
 
@@ -61,7 +63,10 @@ def entropy_bound(
 
 
 def hierarchical(
-    confidence: Float[Tensor, "B W"], is_masked: Bool[Tensor, "B W"], low: Float[Tensor, " B"], high: Float[Tensor, " B"]
+    confidence: Float[Tensor, "B W"],
+    is_masked: Bool[Tensor, "B W"],
+    low: Float[Tensor, " B"],
+    high: Float[Tensor, " B"],
 ) -> Bool[Tensor, "B W"]:
     """Commit the best of every run of adjacent masks if its confidence >= low, all masks >= high, and the single best.
 

@@ -62,6 +62,8 @@ class Run:
         self.policy = resolve_policy(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
         self.ledger = Ledger()
+        self.is_cut = False
+        """Whether ``max_nfe`` made a step commit more than the policy would have."""
 
     @property
     def is_spent(self) -> bool:
@@ -72,6 +74,16 @@ class Run:
         """Whether the coming step must commit whatever is open."""
         at_limit = self.params.max_nfe is not None and self.ledger.nfe + 1 >= self.params.max_nfe
         return at_limit or block.step + 1 >= block.max_steps
+
+    def _commit_all(self, decision: Decision, seen: Window) -> Decision:
+        is_complete = bool((decision.commit == seen.is_masked).all()) and bool(decision.is_settled.all())
+        self.is_cut = self.is_spent and not is_complete
+        return Decision(
+            commit=seen.is_masked,
+            edit=decision.edit,
+            remask=torch.zeros_like(decision.remask),
+            is_settled=torch.ones_like(decision.is_settled),
+        )
 
     def fill_noise(self, canvas: Canvas, positions: Int[Tensor, " L"], step: int) -> Canvas:
         """Put random tokens, drawn for the coming ``step``, at all masks if the policy denoises uniform noise."""
@@ -99,7 +111,7 @@ class Run:
         Raises:
             ConfigError: the policy committed nothing although there are masks.
         """
-        is_forced = self.is_last_chance(block)
+        is_last_chance = self.is_last_chance(block)
         logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
         index = is_open.nonzero()[:, 0]
         found = select_rows(
@@ -112,12 +124,11 @@ class Run:
         )
         seen = self._window(canvas, found, index, positions, block, window)
         decision = decide(seen, [self.policy])
-        if is_forced:
-            nothing = torch.zeros_like(decision.edit)
-            decision = Decision(commit=seen.is_masked, edit=nothing, remask=nothing, is_settled=~nothing.any(dim=-1))
         has_masks = bool(seen.is_masked.any())
         if has_masks and not bool(decision.commit.any()):
             raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {block.step}")
+        if is_last_chance:
+            decision = self._commit_all(decision, seen)
         block.step += 1
         block.num_post_steps += not has_masks
         block.previous_argmax = seen.argmax_ids
@@ -171,7 +182,7 @@ class Run:
         return canvas.remask(step.remask, self.spec.special.mask), events
 
     def is_finished(self, canvas: Canvas, is_open: Bool[Tensor, " L"], step: Step, block: BlockProgress) -> bool:
-        """Whether the block needs no further step: no open mask, and a revising policy is content or runs in a circle."""
+        """Whether the block needs no further step: no open mask, and a revising policy is content or in a circle."""
         if not self.policy.revises:
             return not bool((canvas.is_masked & is_open).any())
         is_circle = block.has_seen(canvas) and bool(step.edit.any())

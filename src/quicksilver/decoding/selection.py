@@ -14,7 +14,7 @@ from quicksilver.decoding.draws import Purpose, draw_per_token
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidates:
-    """One proposed token per row. Probabilities are those of the float32 softmax at temperature 1 over allowed tokens."""
+    """One proposed token per row. Probabilities are float32, at temperature 1, over the allowed tokens."""
 
     token_ids: Int[Tensor, " N"]
     """Argmax at temperature 0, a sample otherwise."""
@@ -61,9 +61,7 @@ def select(
     allowed = logits.float().masked_fill(is_forbidden, -torch.inf)
     log_probs = torch.log_softmax(allowed, dim=-1)
     probs = log_probs.exp()
-    best = allowed.amax(dim=-1, keepdim=True)
-    # torch.argmax does not promise which of several equal maxima it returns.
-    argmax_ids = torch.where(allowed == best, vocabulary, logits.shape[1]).amin(dim=-1)
+    argmax_ids = _argmax(allowed)
     token_ids = argmax_ids
     is_sampled = temperature > 0
     if bool(is_sampled.any()):
@@ -71,8 +69,7 @@ def select(
         scaled = _truncate(scaled, top_k, top_p)
         uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
         perturbed = scaled - torch.log(-torch.log(uniform))
-        sampled = torch.where(perturbed == perturbed.amax(dim=-1, keepdim=True), vocabulary, logits.shape[1]).amin(dim=-1)
-        token_ids = torch.where(is_sampled, sampled, argmax_ids)
+        token_ids = torch.where(is_sampled, _argmax(perturbed), argmax_ids)
     top_two = probs.topk(min(2, logits.shape[1]), dim=-1).values
     return Candidates(
         token_ids=token_ids,
@@ -81,6 +78,12 @@ def select(
         margin=top_two[:, 0] - top_two[:, 1] if top_two.shape[1] == 2 else top_two[:, 0],
         entropy=torch.special.entr(probs).sum(dim=-1),
     )
+
+
+def _argmax(values: Tensor) -> Tensor:
+    """The lowest index of the greatest value per row; torch.argmax does not promise which of several it returns."""
+    index = torch.arange(values.shape[1], device=values.device)
+    return torch.where(values == values.amax(dim=-1, keepdim=True), index, values.shape[1]).amin(dim=-1)
 
 
 def _truncate(scaled: Tensor, top_k: Tensor | None, top_p: Tensor | None) -> Tensor:
