@@ -31,8 +31,10 @@ class Precision(StrEnum):
 class TrainingTask(Protocol):
     """Data and loss of a run. Everything it returns is a pure function of its arguments."""
 
-    bytes_per_token: float | None
-    """Mean bytes of text per target token, to report bits per byte; None if the data is no text."""
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Mean bytes of text per target token, to report bits per byte; None if the data is no text."""
+        ...
 
     def micro_batches(self, step: int, rank: int, num_ranks: int) -> list[MicroBatch]: ...
 

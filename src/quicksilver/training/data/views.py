@@ -160,7 +160,7 @@ class Views:
         # Widen by one token on each side, then cut inside: what remains of both is re-tokenized with its neighbours.
         low, high = max(low - 1, 0), min(high + 1, len(token_ids))
         text = self._decode(token_ids[low:high].tolist())
-        if len(text) < 3:
+        if len(text) < 3 or "\ufffd" in text:  # too short, or a character lies across the span's end
             return Split(token_ids[:low], token_ids[low:high], token_ids[high:])
         first = int(rng.integers(0, min(8, len(text) - 1)))
         last = int(rng.integers(max(first + 1, len(text) - 8), len(text) + 1))

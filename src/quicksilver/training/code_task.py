@@ -1,0 +1,219 @@
+"""The task of the bundled model: Python source in left-to-right, fill-in-the-middle, edit and in-place views.
+
+``Objective.MASK`` trains block diffusion on block-causal rows and masked diffusion on in-place rows; ``Objective.AUTOREGRESSIVE`` trains the
+twin on the same windows and views, in-place rows becoming fill-in-the-middle rows, because a causal model has no other way to fill.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quicksilver.checkpoints.folder import TOKENIZER_FILE
+from quicksilver.diffusion.estimator import stratified_uniforms
+from quicksilver.diffusion.spec import DiffusionSpec, Objective, SpecialIds
+from quicksilver.errors import ConfigError
+from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.topology import Topology
+from quicksilver.tokenization.special import SPECIAL_TOKENS
+from quicksilver.tokenization.tokenizer import Tokenizer
+from quicksilver.training.batch import LossSums, MicroBatch, cross_entropy_sums
+from quicksilver.training.corpus.token_file import TokenFile
+from quicksilver.training.data.in_place import InPlaceConfig, InPlaceNoise, in_place_batch
+from quicksilver.training.data.noising import NoiseConfig, NoiseDraw, noise_training_pair
+from quicksilver.training.data.rows import PackedRows, pack_rows
+from quicksilver.training.data.views import Document, ViewMix, Views
+from quicksilver.training.data.windows import Piece, Windows
+from quicksilver.training.lr_schedule import WarmupStableDecay
+
+_NUM_SENTINELS = len(SPECIAL_TOKENS)
+_NATS_PER_BIT = float(np.log(2.0))
+
+
+def special_ids() -> SpecialIds:
+    """The ids of this project's reserved tokens that the sampler knows."""
+    at = SPECIAL_TOKENS.index
+    return SpecialIds(
+        pad=at("<pad>"),
+        eos=at("<eos>"),
+        mask=at("<mask>"),
+        expand=at("<expand>"),
+        delete=at("<delete>"),
+        fim_prefix=at("<fim_pre>"),
+        fim_suffix=at("<fim_suf>"),
+        fim_middle=at("<fim_mid>"),
+        canvas=at("<canvas>"),
+        file=at("<file>"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeTaskConfig:
+    """Data, views and noise of a code model."""
+
+    tokens: Path
+    """Folder written by ``quicksilver corpus build``."""
+    row_length: int = 512
+    num_block_rows: int = 4
+    """Block-causal rows per step, all ranks together. Each costs two forwards' worth of positions."""
+    num_in_place_rows: int = 8
+    rows_per_forward: int = 8
+    """Rows per micro-batch and rank; bounds memory."""
+    block_lengths: tuple[tuple[int, float], ...] = ((4, 0.1), (8, 0.1), (16, 0.7), (32, 0.1))
+    """Block lengths with their shares, one drawn per row."""
+    views: ViewMix = field(default_factory=ViewMix)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    in_place: InPlaceConfig = field(default_factory=InPlaceConfig)
+    num_validation_rows: int = 32
+
+    def __post_init__(self) -> None:
+        if min(self.num_block_rows, self.num_in_place_rows) < 0 or self.num_block_rows + self.num_in_place_rows < 1:
+            raise ConfigError("a step needs at least one row")
+        if abs(sum(share for _, share in self.block_lengths) - 1.0) > 1e-9:
+            raise ConfigError(f"the shares of block_lengths must add up to 1, got {self.block_lengths}")
+
+    def build(self, spec: DiffusionSpec, schedule: WarmupStableDecay, seed: int) -> "CodeTask":
+        """Open the token files."""
+        return CodeTask(self, spec, schedule, seed)
+
+
+class CodeTask:
+    """Builds the micro-batches of every step from (seed, step, global row) alone."""
+
+    def __init__(self, config: CodeTaskConfig, spec: DiffusionSpec, schedule: WarmupStableDecay, seed: int) -> None:
+        self._config, self._spec, self._schedule, self._seed = config, spec, schedule, seed
+        self._is_ar = spec.objective is Objective.AUTOREGRESSIVE
+        if not self._is_ar and spec.objective is not Objective.MASK:
+            raise ConfigError(f"the code task trains the objectives mask and ar, not {spec.objective}")
+        self._tokenizer_path = config.tokens / TOKENIZER_FILE
+        self._tokenizer = Tokenizer.load(self._tokenizer_path)
+        self._windows, self._bytes_per_token = self._open("train")
+        self._held_out, self._held_out_bytes_per_token = self._open("validation")
+        self._views = Views(
+            config.views,
+            spec.special,
+            frozenset(range(_NUM_SENTINELS)) - {spec.special.eos},
+            self._tokenizer.newline_id,
+            self._tokenizer.encode,
+            self._tokenizer.decode,
+            (self._tokenizer.id_of("<edit_before>"), self._tokenizer.id_of("<edit_after>")),
+        )
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Mean bytes of source per token of the training split."""
+        return self._bytes_per_token
+
+    def _open(self, split: str) -> tuple[Windows, float]:
+        tokens = TokenFile.open(self._config.tokens, split)
+        # The sentinels, the eos fill and the delete positions need some room beside the window's tokens.
+        window_length = self._config.row_length - 32
+        windows = Windows(tokens, window_length=window_length, seed=self._seed, newline_id=self._tokenizer.newline_id)
+        return windows, float(tokens.doc_bytes.sum()) / tokens.num_tokens
+
+    def micro_batches(self, step: int, rank: int, num_ranks: int) -> list[MicroBatch]:
+        """This rank's share of the step's rows; the union over ranks does not depend on their number."""
+        config = self._config
+        num_rows = config.num_block_rows + config.num_in_place_rows
+        uniforms = stratified_uniforms(num_rows, config.row_length, seed=self._seed, step=step)
+        batches = []
+        for first, count, is_in_place in ((0, config.num_block_rows, False), (config.num_block_rows, config.num_in_place_rows, True)):
+            mine = range(first + rank, first + count, num_ranks)
+            for at in range(0, len(mine), config.rows_per_forward):
+                rows = torch.tensor(mine[at : at + config.rows_per_forward])
+                draw = NoiseDraw(self._seed, step, step * num_rows + rows, uniforms[rows])
+                batches.append(self._micro_batch(self._windows, draw, is_in_place))
+        return batches
+
+    def _micro_batch(self, windows: Windows, draw: NoiseDraw, is_in_place: bool) -> MicroBatch:
+        rows = [_Row(row, windows, self._views, self._seed) for row in draw.row_ids.tolist()]
+        pad, length = self._spec.special.pad, self._config.row_length
+        if self._is_ar:
+            documents = [[self._causal(piece, row.rng, is_in_place) for piece in row.pieces] for row in rows]
+            return autoregressive_batch(pack_rows(documents, length, pad))
+        if is_in_place:
+            noise = InPlaceNoise(self._views, self._spec.special, self._config.in_place, self._config.noise)
+            canvases = [
+                [noise(piece, u, row.rng) for piece, u in zip(row.pieces, us.tolist(), strict=False)]
+                for row, us in zip(rows, draw.slot_uniforms, strict=True)
+            ]
+            return in_place_batch(canvases, length, pad)
+        documents = [self._block_causal(row.pieces, row.rng) for row in rows]
+        rate = self._config.noise.edit_rate if self._has_edit_noise(draw.step) else 0.0
+        return noise_training_pair(pack_rows(documents, length, pad), draw, self._config.noise, rate, self._spec.special.mask)
+
+    def _has_edit_noise(self, step: int) -> bool:
+        return step >= self._config.noise.edit_start * self._schedule.num_steps
+
+    def _block_causal(self, pieces: Sequence[Piece], rng: np.random.Generator) -> list[Document]:
+        lengths, shares = zip(*self._config.block_lengths, strict=True)
+        block_length = int(rng.choice(lengths, p=shares))
+        return [self._views.block_causal(piece, block_length, rng) for piece in pieces]
+
+    def _causal(self, piece: Piece, rng: np.random.Generator, is_in_place: bool) -> Document:
+        # Block length 1: one eos closes the response and nothing fills a block.
+        if is_in_place and len(piece.token_ids) >= 4:
+            return self._views.fill_in_middle(self._views.cut(piece.token_ids, rng), 1)
+        return self._views.block_causal(piece, 1, rng)
+
+    def loss(self, denoiser: Denoiser, batch: MicroBatch) -> LossSums:
+        """Weighted cross-entropy of the batch's predictions."""
+        return cross_entropy_sums(denoiser, batch)
+
+    def validate(self, denoiser: Denoiser) -> dict[str, float]:
+        """Bits per byte of held-out code, left to right: the bound for diffusion, exact for the twin."""
+        config = self._config
+        nats, targets = 0.0, 0
+        device = next(denoiser.parameters()).device
+        uniforms = stratified_uniforms(config.num_validation_rows, config.row_length, seed=self._seed, step=0)
+        for at in range(0, config.num_validation_rows, config.rows_per_forward):
+            rows = torch.arange(at, min(at + config.rows_per_forward, config.num_validation_rows))
+            draw = NoiseDraw(self._seed, 0, rows, uniforms[rows])
+            batch = self._validation_batch(draw).to(device)
+            nats += float(cross_entropy_sums(denoiser, batch).bound)
+            targets += batch.num_bound_targets
+        return {"validation_bits_per_byte": nats / targets / _NATS_PER_BIT / self._held_out_bytes_per_token}
+
+    def _validation_batch(self, draw: NoiseDraw) -> MicroBatch:
+        spec = self._spec
+        rows = [_Row(row, self._held_out, self._views, self._seed) for row in draw.row_ids.tolist()]
+        block_length = 1 if self._is_ar else spec.block_length
+        documents = [[self._views.left_to_right(piece, block_length, row.rng) for piece in row.pieces] for row in rows]
+        packed = pack_rows(documents, self._config.row_length, spec.special.pad)
+        if self._is_ar:
+            return autoregressive_batch(packed)
+        return noise_training_pair(packed, draw, self._config.noise, 0.0, spec.special.mask)
+
+    def export_extras(self, folder: Path) -> None:
+        """Copy the tokenizer into the checkpoint folder."""
+        shutil.copyfile(self._tokenizer_path, folder / TOKENIZER_FILE)
+
+
+class _Row:
+    """The pieces of one training row and the generator for its views, both functions of (seed, row id)."""
+
+    def __init__(self, row_id: int, windows: Windows, views: Views, seed: int) -> None:
+        self.rng = np.random.Generator(np.random.Philox(key=[seed, row_id]))
+        self.pieces = [part for piece in windows.pieces(row_id) for part in views.split(piece, self.rng)]
+
+
+def autoregressive_batch(rows: PackedRows) -> MicroBatch:
+    """Next-token prediction under causal attention: the prediction at row i is trained on token i + 1 of the same document."""
+    follows = rows.is_target[:, 1:] & (rows.documents[:, 1:] == rows.documents[:, :-1])
+    is_trained = torch.cat([follows, torch.zeros_like(follows[:, :1])], dim=1)
+    labels = torch.roll(rows.token_ids, -1, dims=1)[is_trained]
+    weights = torch.roll(rows.loss_scale, -1, dims=1)[is_trained]
+    return MicroBatch(
+        token_ids=rows.token_ids,
+        positions=rows.positions,
+        topology=Topology.block_causal(rows.positions, rows.documents),
+        target_rows=is_trained.flatten().nonzero()[:, 0],
+        labels=labels,
+        weights=weights,
+        bound_weights=weights,
+        num_targets=round(float(weights.sum())),
+        num_bound_targets=round(float(weights.sum())),
+    )
