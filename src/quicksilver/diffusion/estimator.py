@@ -7,7 +7,7 @@ orders), with no cut-off at small t, no weight above n and no block without a ma
 global batch removes most of what is left of the variance.
 
 Sources: the k/L form of the bound is Ou et al. 2024 (RADD, arXiv:2406.03736) and LLaDA's evaluator (Nie et al. 2025,
-arXiv:2502.09992); BD3-LM (Arriola et al. 2025, arXiv:2503.09573) stratifies t. Training on stratified exact counts is ours.
+arXiv:2502.09992); BD3-LM (Arriola et al. 2025, arXiv:2503.09573) stratifies t. Training on exact counts is ours.
 
 Axes: R rows of the batch, L positions of a row, S block slots of a row. A row holds blocks of unequal size (documents
 start and end, prompts are clean), so every position names its slot, or -1 for none, and unused slots have size zero.

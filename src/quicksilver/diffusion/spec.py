@@ -1,6 +1,6 @@
 """DiffusionSpec: how a checkpoint was trained, read by trainer and engine alike (design contract 1).
 
-It travels in the checkpoint's ``config.json`` under the key ``quicksilver``, so the server cannot disagree with the trainer.
+It travels in the checkpoint's ``config.json`` under the key ``quicksilver``: server and trainer cannot disagree.
 """
 
 from dataclasses import asdict, dataclass, field, fields

@@ -1,0 +1,101 @@
+"""Length noise for holes of unknown length: a mask may stand for several tokens (expand) or for none (delete).
+
+Source: Wu et al. 2026 (DreamOn, arXiv:2602.01326) and its code at github.com/DreamLM/DreamOn. Differs: a token of its
+own for delete instead of end-of-sequence, so a model may also end a text in a hole; merged positions are removed, not
+hidden from attention; and a mask that stands for content is never merged with one that stands for nothing.
+
+One hole at a time, as 1-D tensors: n content tokens, m canvas positions.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.errors import ConfigError
+
+
+class LengthNoise(NamedTuple):
+    """The canvas of a hole whose number of masks differs from the number of missing tokens."""
+
+    canvas_ids: Int[Tensor, " m"]
+    labels: Int[Tensor, " m"]
+    """The content token, ``expand_id`` or ``delete_id`` that belongs at each position."""
+    is_masked: Bool[Tensor, " m"]
+    """Positions that carry loss; the others show their label."""
+    weights: Float[Tensor, " m"]
+    """Relative loss weights: 1 at masks, all delete labels together share one; 0 at visible tokens."""
+    stands_for: Int[Tensor, " m"]
+    """Content tokens each position stands for: 0 at delete labels, 2 or more at expand labels."""
+
+
+def length_noise(
+    content: Int[Tensor, " n"],
+    is_masked: Bool[Tensor, " n"],
+    num_extra: int,
+    merge_uniforms: Float[Tensor, " n"],
+    merge_probability: float,
+    *,
+    mask_id: int,
+    expand_id: int,
+    delete_id: int,
+) -> LengthNoise:
+    """Append masks to be deleted and merge neighbouring masks.
+
+    Position i takes in position i + 1 if both are masked and ``merge_uniforms[i] < merge_probability``. Merges chain:
+    the first position of a chain stands for all of it and is labelled expand, the others vanish.
+
+    Args:
+        content: the true tokens of the hole.
+        is_masked: which of them are masked.
+        num_extra: masks appended with label delete.
+        merge_uniforms: draws in [0, 1); the last one is unused.
+        merge_probability: DreamOn uses 0.5, or 0.5 (1 - masked share).
+        mask_id: input at masked positions.
+        expand_id: label of merged positions.
+        delete_id: label of extra positions.
+    """
+    if num_extra < 0 or not 0 <= merge_probability <= 1:
+        raise ConfigError(
+            f"need num_extra >= 0 and a merge probability in [0, 1], got {num_extra}, {merge_probability}"
+        )
+    is_merged = torch.zeros_like(is_masked)  # into the position before
+    is_merged[1:] = is_masked[:-1] & is_masked[1:] & (merge_uniforms[:-1] < merge_probability)
+    is_head = ~is_merged
+    span = torch.bincount(is_head.cumsum(0) - 1, minlength=int(is_head.sum()))
+    labels = torch.where(span > 1, expand_id, content[is_head])
+    labels = torch.cat([labels, labels.new_full((num_extra,), delete_id)])
+    masked = torch.cat([is_masked[is_head], is_masked.new_ones(num_extra)])
+    weights = masked.float()
+    weights[len(span) :] = 1 / max(num_extra, 1)
+    return LengthNoise(
+        canvas_ids=torch.where(masked, mask_id, labels),
+        labels=labels,
+        is_masked=masked,
+        weights=weights,
+        stands_for=torch.cat([span, span.new_zeros(num_extra)]),
+    )
+
+
+def apply_length_tokens(
+    canvas_ids: Int[Tensor, " m"],
+    is_masked: Bool[Tensor, " m"],
+    predicted: Int[Tensor, " m"],
+    *,
+    mask_id: int,
+    expand_id: int,
+    delete_id: int,
+) -> tuple[Int[Tensor, " k"], Bool[Tensor, " k"]]:
+    """One step of the inverse: at masked positions expand becomes two masks, delete vanishes, a token is written.
+
+    Returns:
+        The new canvas and which of its positions are masked. With the right predictions the masks left double towards
+        the true length, so about log2 of the longest merged chain steps restore the content.
+    """
+    copies = torch.ones_like(canvas_ids)
+    copies[is_masked & (predicted == expand_id)] = 2
+    copies[is_masked & (predicted == delete_id)] = 0
+    still_masked = is_masked & (predicted == expand_id)
+    filled = torch.where(is_masked, torch.where(still_masked, mask_id, predicted), canvas_ids)
+    return filled.repeat_interleave(copies), still_masked.repeat_interleave(copies)
