@@ -5,11 +5,13 @@ import os
 import hypothesis
 from jaxtyping import install_import_hook
 
+import tests.shape_checks  # noqa: F401  # the hook finds it by name
+
 # Checks the shapes and dtypes written in public signatures. It must come before the first import of the package.
 # torch.compile cannot trace the checks, so tests marked `compiled` run as a second session without them.
 IS_SHAPE_CHECKED = os.environ.get("JAXTYPING_DISABLE", "0") != "1"
 if IS_SHAPE_CHECKED:
-    install_import_hook("quicksilver", "beartype.beartype")
+    install_import_hook("quicksilver", "tests.shape_checks.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
