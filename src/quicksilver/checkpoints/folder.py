@@ -86,6 +86,8 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Denoi
         raise CheckpointError(f"{path} does not fit its config.json: missing or unexpected {', '.join(wrong[:4])}")
     for name, value in weights.items():
         if value.shape != expected[name].shape:
-            raise CheckpointError(f"{path}: {name} has shape {list(value.shape)}, its config.json says {list(expected[name].shape)}")
+            raise CheckpointError(
+                f"{path}: {name} has shape {list(value.shape)}, its config.json says {list(expected[name].shape)}"
+            )
     denoiser.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
     return denoiser.eval().requires_grad_(False), spec

@@ -97,7 +97,8 @@ class CompiledFlexAttention:
         from torch.nn.attention.flex_attention import create_block_mask
 
         num_rows, length = topology.blocks.shape
-        # Compiled, or it materialises the dense mask (attention-gym#149). The arrays are captured, so new values do not recompile.
+        # Compiled, or it materialises the dense mask (attention-gym#149). The arrays are captured, so new values do not
+        # recompile.
         self._block_mask = torch.compile(create_block_mask)(
             topology.mask_mod(), num_rows, None, length, length, device=str(topology.blocks.device)
         )
@@ -105,7 +106,9 @@ class CompiledFlexAttention:
     def __call__(
         self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
     ) -> Float[Tensor, "B H T K"]:
-        out = _compiled_flex()(query, key, value, block_mask=self._block_mask, enable_gqa=query.shape[1] != key.shape[1])
+        out = _compiled_flex()(
+            query, key, value, block_mask=self._block_mask, enable_gqa=query.shape[1] != key.shape[1]
+        )
         return out  # pyright: ignore[reportReturnType]  # without return_lse it is one tensor
 
 

@@ -1,6 +1,6 @@
 """The architecture of a denoiser, in Qwen3's layout and Hugging Face's key names at the border."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 from quicksilver.errors import ConfigError
@@ -21,9 +21,9 @@ _HF_KEYS = {
 }
 # Keys that do not change the network, or whose only accepted value is given.
 _HF_INERT = {
-    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_range", "bos_token_id",
-    "eos_token_id", "pad_token_id", "layer_types", "max_window_layers", "attention_dropout", "quicksilver", "rope_theta", "rope_parameters",
-    "_name_or_path",
+    "architectures", "model_type", "torch_dtype", "dtype", "transformers_version", "use_cache", "initializer_range",
+    "bos_token_id", "eos_token_id", "pad_token_id", "max_window_layers", "attention_dropout", "quicksilver",
+    "rope_theta", "_name_or_path",
 }  # fmt: skip
 _HF_FIXED: dict[str, tuple[object, ...]] = {
     "hidden_act": ("silu",),
@@ -31,11 +31,44 @@ _HF_FIXED: dict[str, tuple[object, ...]] = {
     "use_sliding_window": (False,),
     "sliding_window": (None,),
 }
+_SIZES = tuple(_HF_KEYS)[:8]
+
+
+def _hf_family(values: dict[str, object]) -> str:
+    """The model type, once every key that we do not read is known to change nothing."""
+    family = values.get("model_type")
+    if family not in ("qwen3", "qwen2"):
+        raise ConfigError(f"model_type must be qwen3 or qwen2, got {family!r}")
+    unknown = set(values) - set(_HF_KEYS.values()) - _HF_INERT - set(_HF_FIXED) - {"rope_parameters", "layer_types"}
+    if unknown:
+        raise ConfigError(f"config.json has keys this denoiser does not know: {', '.join(sorted(unknown))}")
+    for key, accepted in _HF_FIXED.items():
+        if key in values and values[key] not in accepted:
+            raise ConfigError(f"config.json sets {key} = {values[key]!r}; only {accepted[0]!r} is supported")
+    if set(values.get("layer_types") or ()) - {"full_attention"}:  # pyright: ignore[reportArgumentType]
+        raise ConfigError(f"config.json sets layer_types = {values['layer_types']!r}; only full_attention is supported")
+    return str(family)
+
+
+def _integer(key: str, value: object) -> int:
+    if not isinstance(value, int):
+        raise ConfigError(f"config.json sets {key} = {value!r}; it must be an integer")
+    return value
+
+
+def _rope_theta(values: dict[str, object]) -> object:
+    """The rotary base, or None if it is not given. transformers 5 nests it, and says there which scaling is meant."""
+    nested = values.get("rope_parameters")
+    if not isinstance(nested, dict):
+        return values.get("rope_theta")
+    if set(nested) - {"rope_theta", "rope_type"} or nested.get("rope_type", "default") != "default":
+        raise ConfigError(f"config.json sets rope_parameters = {nested!r}; only rope_type 'default' is supported")
+    return nested.get("rope_theta")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenoiserConfig:
-    """Shape of a denoiser. RMSNorm before attention and FFN, rotary positions, QK-norm, SwiGLU, grouped-query attention."""
+    """Shape of a denoiser: RMSNorm first, rotary positions, QK-norm, grouped-query attention, SwiGLU."""
 
     vocab_size: int
     num_layers: int
@@ -54,7 +87,7 @@ class DenoiserConfig:
     has_qk_norm: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "num_layers", "model_width", "num_heads", "num_kv_heads", "head_width", "ffn_width", "max_length"):
+        for name in _SIZES:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_heads % self.num_kv_heads:
@@ -77,7 +110,9 @@ class DenoiserConfig:
     def to_hf(self) -> dict[str, object]:
         """Keys of a Hugging Face ``Qwen3Config`` (``Qwen2Config`` if there is a bias and no QK-norm)."""
         if self.has_qk_norm == self.has_qkv_bias:
-            raise ConfigError("only QK-norm without bias (Qwen3) or bias without QK-norm (Qwen2) have a Hugging Face name")
+            raise ConfigError(
+                "only QK-norm without bias (Qwen3) or bias without QK-norm (Qwen2) have a Hugging Face name"
+            )
         family = "qwen3" if self.has_qk_norm else "qwen2"
         shape = {key: getattr(self, name) for name, key in _HF_KEYS.items()}
         return {
@@ -91,23 +126,25 @@ class DenoiserConfig:
     @classmethod
     def from_hf(cls, values: dict[str, object]) -> Self:
         """Read a Hugging Face configuration; raises ConfigError on an unknown family or a key it cannot honour."""
-        family = values.get("model_type")
-        if family not in ("qwen3", "qwen2"):
-            raise ConfigError(f"model_type must be qwen3 or qwen2, got {family!r}")
-        unknown = set(values) - set(_HF_KEYS.values()) - _HF_INERT - set(_HF_FIXED)
-        if unknown:
-            raise ConfigError(f"config.json has keys this denoiser does not know: {', '.join(sorted(unknown))}")
-        for key, accepted in _HF_FIXED.items():
-            if key in values and values[key] not in accepted:
-                raise ConfigError(f"config.json sets {key} = {values[key]!r}; only {accepted[0]!r} is supported")
+        family = _hf_family(values)
         read: dict[str, object] = {name: values[key] for name, key in _HF_KEYS.items() if key in values}
         read["has_qk_norm"] = family == "qwen3"
         read.setdefault("has_qkv_bias", family == "qwen2")
-        rope = values.get("rope_parameters")  # transformers 5 nests the base
-        theta = rope.get("rope_theta") if isinstance(rope, dict) else values.get("rope_theta")
+        if read["has_qk_norm"] == read["has_qkv_bias"]:
+            # Qwen3 with a bias puts one on the output projection too; Qwen2 has no way to leave its bias out.
+            raise ConfigError(f"config.json sets attention_bias = {read['has_qkv_bias']!r}, unsupported for {family}")
+        theta = _rope_theta(values)
         if theta is not None:
             read["rope_theta"] = theta
-        missing = {f.name for f in fields(cls) if f.name in _HF_KEYS and f.name not in read} - {"norm_eps", "max_length", "has_tied_embeddings"}
+        if "head_width" not in read and family == "qwen2" and {"model_width", "num_heads"} <= set(read):
+            read["head_width"] = _integer("hidden_size", read["model_width"]) // _integer(
+                "num_attention_heads", read["num_heads"]
+            )
+        optional = {"norm_eps", "max_length", "has_tied_embeddings"}
+        missing = set(_HF_KEYS) - optional - set(read)
         if missing:
             raise ConfigError(f"config.json lacks {', '.join(sorted(_HF_KEYS[name] for name in missing))}")
+        for name in _SIZES:
+            if name in read:
+                read[name] = _integer(_HF_KEYS[name], read[name])
         return cls(**read)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,8 @@
 """The denoiser: one network for every objective and topology, with Qwen3's state-dict names.
 
-It knows token ids, positions and an attention; masks, noise levels and prediction shift belong to its callers. There is no time
-input: for mask and edit noise the clean-data prediction does not depend on it (Ou et al. 2024, RADD, arXiv:2406.03736).
+It knows token ids, positions and an attention; masks, noise levels and prediction shift belong to its callers. There is
+no time input: for mask and edit noise the clean-data prediction does not depend on it (Ou et al. 2024, RADD,
+arXiv:2406.03736).
 """
 
 import torch
@@ -32,12 +33,17 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.model = _Body(config)
-        self.lm_head = None if config.has_tied_embeddings else nn.Linear(config.model_width, config.vocab_size, bias=False)
+        self.lm_head = (
+            None if config.has_tied_embeddings else nn.Linear(config.model_width, config.vocab_size, bias=False)
+        )
 
     def forward(
         self, token_ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], attention: Attention
     ) -> Float[Tensor, "B T D"]:
-        """Final hidden states; pass the rows that matter to ``logits``. Both halves of a training pair share positions."""
+        """Final hidden states; pass the rows that matter to ``logits``.
+
+        Both halves of a training pair have the same positions.
+        """
         hidden = self.model.embed_tokens(token_ids)
         rotation = rotary_angles(positions, self.config.head_width, self.config.rope_theta, hidden.dtype)
         for layer in self.layers():

@@ -87,6 +87,6 @@ class DenoiserLayer(nn.Module):
         return self.finish(x, attention(*self.project(x, rotation)))
 
     def compile_parts(self) -> None:
-        """Compile what stands around the attention, whose shapes are few; the attention itself changes with every batch."""
+        """Compile what stands around the attention, whose shapes are few; the attention changes with every batch."""
         self.project = torch.compile(self.project, dynamic=False)
         self.finish = torch.compile(self.finish, dynamic=False)

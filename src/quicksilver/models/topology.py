@@ -1,14 +1,15 @@
 """Attention topologies: who may see whom, from three small arrays instead of a case per model.
 
-Every token carries its document, its block within the document and whether it belongs to the noisy copy. One rule covers all:
-a query sees a key of the same document if
+Every token carries its document, its block within the document and whether it belongs to the noisy copy. One rule
+covers all: a query sees a key of the same document if
 
 * both are noisy and share a block (the draft being denoised), or
 * the query is noisy, the key clean and of an earlier block (the committed past), or
 * both are clean and the key's block is not later (block-causal).
 
 Full attention is one block; causal attention is blocks of one token; the training pair [noisy ⊕ clean] of BD3-LM
-(Arriola et al. 2025, arXiv:2503.09573) and packed documents come from the same rule. A padding token is a document of its own.
+(Arriola et al. 2025, arXiv:2503.09573) and packed documents come from the same rule. A padding token is a document of
+its own.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Topology:
         return cls(torch.cat([documents, documents], dim=1), torch.cat([blocks, blocks], dim=1), is_noisy)
 
     def mask_mod(self) -> MaskMod:
-        """The rule as FlexAttention's ``mask_mod(batch, head, query, key)``; it also evaluates on broadcast index tensors."""
+        """The rule as FlexAttention's ``mask_mod(batch, head, query, key)``; it also takes broadcast index tensors."""
         documents, blocks, is_noisy = self.documents, self.blocks, self.is_noisy
 
         def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
