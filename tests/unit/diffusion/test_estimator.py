@@ -50,9 +50,9 @@ def test_uniforms_depend_on_seed_and_step_only():
 
 
 def test_row_draws_are_uniform_over_steps():
-    # Mean of 500 U(0, 1) draws: sigma = 0.2887 / sqrt(500) = 0.013; 5 sigma.
-    draws = torch.stack([stratified_uniforms(4, 2, seed=1, step=step)[2, 1] for step in range(500)])
-    assert abs(draws.mean() - 0.5) < 0.065
+    # Mean of 200 U(0, 1) draws: sigma = 0.2887 / sqrt(200) = 0.0204; 5 sigma.
+    draws = torch.stack([stratified_uniforms(4, 2, seed=1, step=step)[2, 1] for step in range(200)])
+    assert abs(draws.mean() - 0.5) < 0.102
     assert draws.min() >= 0
     assert draws.max() < 1
 

@@ -1,0 +1,61 @@
+"""Length noise by hand-worked cases; the round trip is a property test."""
+
+import pytest
+import torch
+
+from quicksilver.diffusion.variable_length import apply_length_tokens, length_noise
+from quicksilver.errors import ConfigError
+
+IDS = {"mask_id": 0, "expand_id": 1, "delete_id": 2}
+
+
+def test_merges_chain_and_deletes_stand_apart():
+    noise = length_noise(
+        torch.tensor([10, 11, 12, 13, 14, 15, 16]),
+        torch.tensor([True, True, True, False, True, True, True]),
+        2,
+        torch.tensor([0.1, 0.1, 0.1, 0.1, 0.9, 0.1, 0.1]),
+        0.5,
+        **IDS,
+    )
+    # 10, 11, 12 chain; 13 is visible; 14 stays alone; 15, 16 merge, and 16 does not merge into the first delete.
+    assert noise.labels.tolist() == [1, 13, 14, 1, 2, 2]
+    assert noise.canvas_ids.tolist() == [0, 13, 0, 0, 0, 0]
+    assert noise.is_masked.tolist() == [True, False, True, True, True, True]
+    assert noise.stands_for.tolist() == [3, 1, 1, 2, 0, 0]
+    assert noise.weights.tolist() == [1, 0, 1, 1, 0.5, 0.5]
+
+
+def test_no_noise_is_plain_masking():
+    content, is_masked = torch.tensor([10, 11, 12]), torch.tensor([True, True, False])
+    noise = length_noise(content, is_masked, 0, torch.zeros(3), 0.0, **IDS)
+    assert torch.equal(noise.labels, content)
+    assert noise.canvas_ids.tolist() == [0, 0, 12]
+    assert noise.weights.tolist() == [1, 1, 0]
+
+
+def test_an_empty_hole_is_all_deletes():
+    empty = torch.zeros(0, dtype=torch.int64)
+    noise = length_noise(empty, empty.bool(), 3, torch.zeros(0), 0.5, **IDS)
+    assert noise.labels.tolist() == [2, 2, 2]
+    assert float(noise.weights.sum()) == pytest.approx(1)
+    assert length_noise(empty, empty.bool(), 0, torch.zeros(0), 0.5, **IDS).labels.numel() == 0
+
+
+def test_apply_ignores_predictions_at_visible_positions():
+    canvas, masked = apply_length_tokens(
+        torch.tensor([0, 7, 0, 0]), torch.tensor([True, False, True, True]), torch.tensor([1, 2, 2, 9]), **IDS
+    )
+    assert canvas.tolist() == [0, 0, 7, 9]
+    assert masked.tolist() == [True, True, False, False]
+
+
+def test_a_literal_mask_token_in_the_content_stays_visible():
+    canvas, masked = apply_length_tokens(torch.tensor([0, 0]), torch.tensor([False, True]), torch.tensor([5, 6]), **IDS)
+    assert canvas.tolist() == [0, 6]
+    assert not masked.any()
+
+
+def test_bad_parameters():
+    with pytest.raises(ConfigError, match="num_extra"):
+        length_noise(torch.tensor([5]), torch.tensor([True]), -1, torch.zeros(1), 0.5, **IDS)
