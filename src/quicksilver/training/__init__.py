@@ -1,0 +1,1 @@
+"""Pretraining, fine-tuning and alignment: everything that changes weights, and the data for it."""
