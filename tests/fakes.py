@@ -6,8 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from quicksilver.decoding.canvas import State
 from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.window import Window
 from quicksilver.diffusion.counter_rng import counter_bits, counter_uniform
+from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, Layout, NoiseRates, Objective, SpecialIds
 
 
 class UniformDenoiser:
@@ -80,3 +83,58 @@ class CountingDenoiser:
         self.canvases.append(token_ids.tolist())
         self.block_ids.append(block_ids.tolist())
         return self.inner(token_ids, block_ids)
+
+
+SPECIAL = SpecialIds(
+    pad=0, eos=1, mask=2, expand=3, delete=4, fim_prefix=5, fim_suffix=6, fim_middle=7, canvas=8, file=9
+)
+"""Ids 10 and up are text."""
+
+
+def fake_spec(
+    objective: Objective = Objective.MASK,
+    block_length: int = 4,
+    layouts: tuple[Layout, ...] = (Layout.BLOCK_CAUSAL, Layout.IN_PLACE),
+    hole_length: int = 3,
+    max_hole_length: int = 6,
+    edit_rate: float = 0.1,
+    has_length_noise: bool = True,
+) -> DiffusionSpec:
+    """A checkpoint that was trained for everything."""
+    return DiffusionSpec(
+        objective=objective,
+        special=SPECIAL,
+        layouts=layouts,
+        block_length=block_length,
+        noise=NoiseRates(edit_rate=edit_rate, has_length_noise=has_length_noise),
+        decoding=DecodingDefaults(hole_length=hole_length, max_hole_length=max_hole_length),
+    )
+
+
+def random_window(seed: int, num_rows: int, width: int, levels: int = 20) -> Window:
+    """A window of random numbers in which ties, rows without masks and rows of masks only all occur."""
+    random = torch.Generator().manual_seed(seed)
+
+    def whole(high: int, *shape: int) -> Tensor:
+        return torch.randint(high, shape, generator=random)
+
+    shape = (num_rows, width)
+    state = whole(4, *shape).to(torch.int8)
+    state[whole(8, num_rows) == 0] = State.MASK
+    state[whole(8, num_rows) == 0] = State.DRAFT
+    return Window(
+        token_ids=10 + whole(4, *shape),
+        state=state,
+        candidate_ids=10 + whole(4, *shape),
+        argmax_ids=10 + whole(2, *shape),
+        previous_argmax_ids=10 + whole(2, *shape),
+        confidence=whole(levels + 1, *shape) / levels,
+        margin=whole(levels + 1, *shape) / levels,
+        entropy=whole(levels + 1, *shape) / (4 * levels),
+        commit_confidence=whole(levels + 1, *shape) / levels,
+        num_edits=whole(4, *shape),
+        positions=torch.arange(width).expand(shape) + whole(100, num_rows)[:, None],
+        seed=whole(1000, num_rows),
+        step=whole(8, num_rows),
+        num_post_steps=whole(4, num_rows),
+    )

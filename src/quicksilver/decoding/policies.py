@@ -187,6 +187,12 @@ class Order(StrEnum):
     RANDOM = "random"
 
 
+def _order_score(order: Order, window: Window) -> Tensor:
+    if order is Order.RANDOM:
+        return draw(Purpose.ORDER, window.seed[:, None], window.positions, window.step[:, None])
+    return (window.confidence if order is Order.CONFIDENCE else window.margin).double()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FixedCount(_Unmasking):
     """Commit exactly ``tokens_per_step`` masks per step (fewer only when fewer are left) in a given order."""
@@ -200,9 +206,8 @@ class FixedCount(_Unmasking):
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
         same = _of_kind(cls, policies)
-        chance = draw(Purpose.ORDER, window.seed[:, None], window.positions, window.step[:, None])
-        scores = {Order.CONFIDENCE: window.confidence, Order.MARGIN: window.margin, Order.RANDOM: chance}
-        score = torch.stack([scores[policy.order][row].double() for row, policy in enumerate(same)])
+        scores = {order: _order_score(order, window) for order in {policy.order for policy in same}}
+        score = torch.stack([scores[policy.order][row] for row, policy in enumerate(same)])
         count = _ints((p.tokens_per_step for p in same), window)
         return _commits_only(window, rules.top_count(score, window.is_masked, count))
 
@@ -276,7 +281,7 @@ class Renoise:
         return self.steps
 
     def temperature_scale(self, step: int) -> float:
-        """Falls linearly from 1 to 1/2, DiffusionGemma's 0.8 to 0.4 when the request asks for 0.8; the last is greedy."""
+        """Falls from 1 to 1/2, so 0.8 to 0.4 as in DiffusionGemma when the request asks for 0.8; 0 at the last step."""
         return 0.0 if step + 1 >= self.steps else 1.0 - 0.5 * step / max(self.steps - 2, 1)
 
 

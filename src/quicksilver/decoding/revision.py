@@ -46,9 +46,10 @@ def renoise(
     """Accept positions by the entropy bound over the whole window and put fresh noise on all others.
 
     Accepted drafts take the new candidate if it differs; drafts that are no longer accepted become noise again. At the
-    end (argmax unchanged for a step and mean entropy below ``settle_entropy``, or ``max_steps``) everything takes its
-    candidate, which the policy makes greedy at ``max_steps``. Source: the renoise sampler of DiffusionGemma, read in SGLang and vLLM (2026). Differs from it: a row
-    that has noise left accepts at least one noisy position, and no number is shared between rows.
+    end (argmax unchanged for a step and mean entropy below ``settle_entropy``, or ``max_steps``, where the policy is
+    greedy) everything takes its candidate. Source: the renoise sampler of DiffusionGemma, read in SGLang and vLLM
+    (2026). Differs from it: a row that has noise left accepts at least one noisy position, and no number is shared
+    between rows.
     """
     is_open = window.is_masked | window.is_draft
     mean_entropy = (window.entropy * is_open).sum(dim=-1) / is_open.sum(dim=-1).clamp(min=1)

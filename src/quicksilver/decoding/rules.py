@@ -57,7 +57,7 @@ def entropy_bound(
 
     The first always passes (its sum is empty). Source: EB-Sampler, Ben-Hamu et al. 2025, arXiv:2505.24857.
     """
-    ordered = entropy.masked_fill(~is_masked, torch.inf).sort(dim=-1, stable=True).values
+    ordered = entropy.double().masked_fill(~is_masked, torch.inf).sort(dim=-1, stable=True).values
     before = torch.cat([torch.zeros_like(ordered[:, :1]), ordered.cumsum(dim=-1)[:, :-1]], dim=-1)
     return top_count(-entropy, is_masked, (before <= bound[:, None]).sum(dim=-1).clamp(min=1))
 
