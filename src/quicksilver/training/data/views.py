@@ -17,7 +17,7 @@ import numpy as np
 
 from quicksilver.diffusion.spec import SpecialIds
 from quicksilver.errors import ConfigError
-from quicksilver.training.data.windows import Piece
+from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class ViewMix:
     fill_in_middle: float = 0.4
     edit: float = 0.1
     split_rate: float = 0.3
-    """Probability that a piece is cut into two to four shorter documents, so that short contexts are not rare."""
+    """Probability that a piece is cut into up to four shorter documents, so that short contexts are not rare."""
     char_cut_rate: float = 0.25
     """Probability that a hole's ends are cut between characters and re-tokenized, not between tokens."""
 
@@ -109,24 +109,28 @@ class Views:
         self._edit_before, self._edit_after = (np.array([token]) for token in edit_sentinels)
 
     def split(self, piece: Piece, rng: np.random.Generator) -> list[Piece]:
-        """The piece, or two to four shorter pieces cut at line starts."""
+        """The piece, or up to four shorter pieces cut at line starts, none shorter than ``MIN_PIECE_TOKENS``."""
         starts = np.flatnonzero(piece.token_ids == self._newline_id) + 1
-        starts = starts[starts < len(piece.token_ids)]
+        starts = starts[starts <= len(piece.token_ids) - MIN_PIECE_TOKENS]
         if rng.random() >= self._mix.split_rate or len(starts) < 4:
             return [piece]
         cuts = np.sort(rng.choice(starts, size=int(rng.integers(1, 4)), replace=False))
+        cuts = cuts[np.diff(cuts, prepend=0) >= MIN_PIECE_TOKENS]
         parts = np.split(piece.token_ids, cuts)
         last = len(parts) - 1
         return [Piece(part, piece.is_end_of_file and at == last) for at, part in enumerate(parts)]
 
-    def block_causal(self, piece: Piece, block_length: int, rng: np.random.Generator) -> Document:
-        """One of the block-causal views, drawn from the mix."""
+    def block_causal(self, piece: Piece, block_length: int, rng: np.random.Generator) -> list[Document]:
+        """One of the block-causal views, drawn from the mix; code that an edit leaves over follows left to right."""
         kind = rng.choice(3, p=[self._mix.left_to_right, self._mix.fill_in_middle, self._mix.edit])
-        if kind == 1 and len(piece.token_ids) >= 4:
-            return self.fill_in_middle(self.cut(piece.token_ids, rng), block_length)
-        if kind == 2 and len(piece.token_ids) >= 4:
-            return self.edit(piece.token_ids, block_length, rng)
-        return self.left_to_right(piece, block_length, rng)
+        if kind == 1 and len(piece.token_ids) >= MIN_PIECE_TOKENS:
+            return [self.fill_in_middle(self.cut(piece.token_ids, rng), block_length)]
+        if kind == 2 and len(piece.token_ids) >= MIN_PIECE_TOKENS:
+            stop = self._edit_stop(piece.token_ids, rng)
+            rest = Piece(piece.token_ids[stop:], piece.is_end_of_file)
+            documents = [self.edit(piece.token_ids[:stop], block_length, rng)]
+            return [*documents, self.left_to_right(rest, block_length, rng)] if len(rest.token_ids) else documents
+        return [self.left_to_right(piece, block_length, rng)]
 
     def left_to_right(self, piece: Piece, block_length: int, rng: np.random.Generator) -> Document:
         """Code after ``<file>``; half the time the first part is a prompt, so that the grid restarts anywhere."""
@@ -142,15 +146,16 @@ class Views:
         head.append(self._token(special.fim_middle))
         return prompt_response(head, split.middle, block_length, special.eos, self._sentinels)
 
-    def edit(self, token_ids: np.ndarray, block_length: int, rng: np.random.Generator) -> Document:
-        """Damaged code before, the original after. At most 12 lines, so that both fit a short context."""
+    def _edit_stop(self, token_ids: np.ndarray, rng: np.random.Generator) -> int:
+        """End of the first few lines: at most 12, so that the code before and after an edit both fit a short context."""
         starts = self._line_starts(token_ids)
-        first = int(rng.integers(len(starts)))
-        last = min(first + int(rng.integers(1, 13)), len(starts))
-        stop = int(starts[last]) if last < len(starts) else len(token_ids)
-        clean = token_ids[int(starts[first]) : stop]
-        head = [self._edit_before, damage(clean, self._newline_id, rng), self._edit_after]
-        return prompt_response(head, clean, block_length, self._special.eos, self._sentinels)
+        last = int(rng.integers(1, 13))
+        return int(starts[last]) if last < len(starts) else len(token_ids)
+
+    def edit(self, token_ids: np.ndarray, block_length: int, rng: np.random.Generator) -> Document:
+        """Damaged code before, the original after."""
+        head = [self._edit_before, damage(token_ids, self._newline_id, rng), self._edit_after]
+        return prompt_response(head, token_ids, block_length, self._special.eos, self._sentinels)
 
     def cut(self, token_ids: np.ndarray, rng: np.random.Generator) -> Split:
         """A middle of one to four whole lines, or the rest of a line, or any short span of tokens or characters."""

@@ -64,4 +64,4 @@ class Windows:
 
     def _from_line_start(self, token_ids: np.ndarray) -> np.ndarray:
         newlines = np.flatnonzero(token_ids == self._newline_id)
-        return token_ids[newlines[0] + 1 :] if len(newlines) else token_ids
+        return token_ids[newlines[0] + 1 :] if len(newlines) else token_ids[:0]
