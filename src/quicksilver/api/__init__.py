@@ -1,0 +1,37 @@
+"""The Python API: load a checkpoint folder, generate, fill holes, score, look at logits."""
+
+from quicksilver.api.events import Cell, Done, Draft, Edit, Snapshot, StreamEvent
+from quicksilver.api.loading import bundled_models, load
+from quicksilver.api.model import Model
+from quicksilver.api.requests import MARK, DecodingOptions, GenerateRequest, InfillLayout, InfillRequest, split_template
+from quicksilver.api.results import Completion, HoleText, Token
+from quicksilver.api.scoring import Score
+from quicksilver.decoding import Commit, FinishReason, Remask, Resize, State, TraceEntry
+
+__all__ = [
+    "MARK",
+    "Cell",
+    "Commit",
+    "Completion",
+    "DecodingOptions",
+    "Done",
+    "Draft",
+    "Edit",
+    "FinishReason",
+    "GenerateRequest",
+    "HoleText",
+    "InfillLayout",
+    "InfillRequest",
+    "Model",
+    "Remask",
+    "Resize",
+    "Score",
+    "Snapshot",
+    "State",
+    "StreamEvent",
+    "Token",
+    "TraceEntry",
+    "bundled_models",
+    "load",
+    "split_template",
+]

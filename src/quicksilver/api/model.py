@@ -1,0 +1,329 @@
+"""A loaded model: the object behind ``quicksilver.load``."""
+
+import secrets
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from quicksilver import decoding
+from quicksilver.api.context import crop_around_holes
+from quicksilver.api.events import Done, StreamEvent
+from quicksilver.api.network import FullRecompute
+from quicksilver.api.requests import (
+    MARK,
+    DecodingOptions,
+    GenerateRequest,
+    InfillLayout,
+    InfillRequest,
+    parse_layout,
+    split_template,
+)
+from quicksilver.api.results import Completion
+from quicksilver.api.scoring import Score, score_tokens
+from quicksilver.api.session import Session
+from quicksilver.decoding import CanvasLogits, Hole, SamplingParams, Segment, Text
+from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.errors import CheckpointError, ConfigError, InputError
+from quicksilver.models.denoiser import Denoiser
+from quicksilver.tokenization.special import SPECIAL_TOKENS
+from quicksilver.tokenization.tokenizer import Tokenizer
+
+_NUM_PSM_SENTINELS = 3
+
+
+class Model:
+    """Generates, fills holes, scores. Stateless: every call stands alone, and one at a time per model."""
+
+    def __init__(self, denoiser: Denoiser, spec: DiffusionSpec, tokenizer: Tokenizer, *, name: str) -> None:
+        """Put the parts together.
+
+        Raises:
+            CheckpointError: the tokenizer has ids the denoiser has no embedding for.
+        """
+        vocab_size = denoiser.config.vocab_size
+        if tokenizer.vocab_size > vocab_size:
+            raise CheckpointError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {vocab_size}")
+        self.name = name
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self._denoiser = denoiser
+        self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
+        # Reserved tokens are never text, and ids beyond the tokenizer's (a padded table) have none.
+        self._forbidden_ids = (*range(len(SPECIAL_TOKENS)), *range(tokenizer.vocab_size, vocab_size))
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, {self.num_parameters / 1e6:.1f}M parameters, objective {self.spec.objective})"
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self._denoiser.parameters())
+
+    @property
+    def max_length(self) -> int:
+        """Longest canvas, in tokens: prompt or visible text, sentinels and everything written."""
+        return self._denoiser.config.max_length
+
+    @property
+    def canvas_logits(self) -> CanvasLogits:
+        """The seam that ``quicksilver.decoding`` samples from."""
+        return self._logits_fn
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int | None = None,
+        policy: str | None = None,
+        threshold: float | None = None,
+        steps: int | None = None,
+        block_length: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> Completion:
+        """Continue a prompt; see ``GenerateRequest`` and ``DecodingOptions`` for the parameters.
+
+        Raises:
+            InputError: prompt and ``max_tokens`` do not fit the model's context.
+            ConfigError: parameters contradict each other or the checkpoint.
+        """
+        options = DecodingOptions(
+            policy=policy, threshold=threshold, steps=steps, block_length=block_length, temperature=temperature, seed=seed
+        )
+        return self.run(GenerateRequest(prompt=prompt, max_tokens=max_tokens, options=options))
+
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        hole_length: int | None = None,
+        max_hole_length: int | None = None,
+        layout: str | None = None,
+        policy: str | None = None,
+        threshold: float | None = None,
+        steps: int | None = None,
+        block_length: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> Completion:
+        """Fill the hole between two texts; see ``InfillRequest`` and ``DecodingOptions`` for the parameters.
+
+        Texts longer than the model's context are seen only near the hole. ``text`` of the result is prefix, filling
+        and suffix; ``holes[0].text`` the filling alone.
+
+        Raises:
+            InputError: the hole alone does not fit the model's context.
+            ConfigError: parameters contradict each other or the checkpoint.
+        """
+        options = DecodingOptions(
+            policy=policy, threshold=threshold, steps=steps, block_length=block_length, temperature=temperature, seed=seed
+        )
+        request = InfillRequest(
+            texts=(prefix, suffix),
+            hole_length=hole_length,
+            max_hole_length=max_hole_length,
+            layout=parse_layout(layout),
+            options=options,
+        )
+        return self.run(request)
+
+    def infill_template(
+        self,
+        template: str,
+        *,
+        mark: str = MARK,
+        hole_length: int | None = None,
+        max_hole_length: int | None = None,
+        layout: str | None = None,
+        policy: str | None = None,
+        threshold: float | None = None,
+        steps: int | None = None,
+        block_length: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> Completion:
+        """Fill every ``mark`` of a text together, as ``infill`` does one.
+
+        Raises:
+            InputError: there is no mark, or the holes alone do not fit the model's context.
+            ConfigError: parameters contradict each other or the checkpoint.
+        """
+        options = DecodingOptions(
+            policy=policy, threshold=threshold, steps=steps, block_length=block_length, temperature=temperature, seed=seed
+        )
+        request = InfillRequest(
+            texts=split_template(template, mark),
+            hole_length=hole_length,
+            max_hole_length=max_hole_length,
+            layout=parse_layout(layout),
+            options=options,
+        )
+        return self.run(request)
+
+    def run(self, request: GenerateRequest | InfillRequest) -> Completion:
+        """The completion of a request.
+
+        Raises:
+            InputError, ConfigError: as ``generate`` and ``infill``.
+        """
+        for event in self.stream(request):
+            if isinstance(event, Done):
+                return event.completion
+        raise InputError("the stream ended without a result")
+
+    def stream(self, request: GenerateRequest | InfillRequest) -> Iterator[StreamEvent]:
+        """The events of a request while it runs; the last is Done. Bad requests raise here, before the first event.
+
+        Example:
+            >>> for event in model.stream(GenerateRequest(prompt="def mean(xs):")):
+            ...     match event:
+            ...         case Draft(text=text): ...
+            ...         case Done(completion=completion): ...
+        """
+        if isinstance(request, GenerateRequest):
+            params = self._generation_params(request)
+            is_ar = self.spec.objective is Objective.AUTOREGRESSIVE
+            sampler = decoding.generate_autoregressive if is_ar else decoding.generate
+            return self._run_once(sampler(self._logits_fn, self.spec, self._prompt(request), params), params, ("", ""))
+        params = self._params(request.options)
+        if request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
+            events = decoding.infill(self._logits_fn, self.spec, self._template(request), params)
+            return self._run_once(events, params, request.texts)
+        params = replace(params, max_tokens=self._psm_room(request))
+        # The sampler checks these two only once it has a prompt.
+        decoding.psm_prompt(self.spec, (), ())
+        if params.policy is not None:
+            decoding.resolve_policy(self.spec, params)
+        return self._infill_one_by_one(request, params)
+
+    def score(self, text: str, *, num_subsets: int = 4, seed: int = 0) -> Score:
+        """Negative log-likelihood of a text from the start of a file: exact if autoregressive, else an upper bound.
+
+        Args:
+            text: at least one token and no longer than the model's context.
+            num_subsets: random masks per masked count; the bound's standard error falls with the root of it.
+            seed: of the masks.
+
+        Raises:
+            InputError: the text is empty or too long.
+            ConfigError: the checkpoint's objective has no such likelihood.
+        """
+        token_ids = self.tokenizer.encode(text)
+        if not token_ids:
+            raise InputError("an empty text has no likelihood to score")
+        self._require_room(len(token_ids) + 1, "the text with its start token")
+        num_bytes = len(text.encode("utf-8"))
+        return score_tokens(self._denoiser, self.spec, token_ids, num_bytes=num_bytes, num_subsets=num_subsets, seed=seed)
+
+    def logits(self, token_ids: Sequence[int], *, layout: Layout | None = None) -> Float[Tensor, "L V"]:
+        """Raw float32 logits of one canvas, row for row as the network gives them: never shifted, nothing forbidden.
+
+        Args:
+            token_ids: the canvas, sentinels included; nothing is added.
+            layout: one of ``spec.layouts``; None takes the first. Block-causal uses ``spec.block_length``, and single
+                tokens for an autoregressive checkpoint.
+
+        Raises:
+            InputError: the canvas is empty or too long, or an id is out of range.
+            ConfigError: the checkpoint was not trained in the layout.
+        """
+        layout = self.spec.layouts[0] if layout is None else layout
+        if layout not in self.spec.layouts:
+            raise ConfigError(f"this checkpoint was not trained in layout {layout}; it knows {', '.join(self.spec.layouts)}")
+        if not token_ids:
+            raise InputError("an empty canvas has no logits")
+        self._require_room(len(token_ids), "the canvas")
+        vocab_size = self._denoiser.config.vocab_size
+        if not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
+            raise InputError(f"token ids must lie in [0, {vocab_size}), got {min(token_ids)} to {max(token_ids)}")
+        positions = torch.arange(len(token_ids))
+        blocks = positions // self._block_length(None) if layout is Layout.BLOCK_CAUSAL else torch.zeros_like(positions)
+        return self._logits_fn.raw(torch.tensor(list(token_ids)), blocks).cpu()
+
+    def _block_length(self, requested: int | None) -> int:
+        return 1 if self.spec.objective is Objective.AUTOREGRESSIVE else requested or self.spec.block_length
+
+    def _params(self, options: DecodingOptions) -> SamplingParams:
+        return SamplingParams(
+            policy=options.resolve_policy(self.spec),
+            temperature=options.temperature,
+            seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
+            block_length=options.block_length,
+            vocab_size=self._denoiser.config.vocab_size,
+            forbidden_ids=self._forbidden_ids,
+        )
+
+    def _session(self, params: SamplingParams, num_holes: int) -> Session:
+        return Session(self.tokenizer, num_holes, self.spec.special.eos, params.seed)
+
+    def _run_once(
+        self, events: Iterator[decoding.Event], params: SamplingParams, texts: Sequence[str]
+    ) -> Generator[StreamEvent, None, None]:
+        session = self._session(params, len(texts) - 1)
+        yield from session.follow(events, len(texts) - 1)
+        yield Done(completion=session.complete(texts))
+
+    def _require_room(self, count: int, what: str) -> None:
+        if count > self.max_length:
+            raise InputError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")
+
+    def _prompt(self, request: GenerateRequest) -> list[int]:
+        start = [] if self.spec.special.file is None else [self.spec.special.file]
+        prompt_ids = start + self.tokenizer.encode(request.prompt)
+        if not prompt_ids:
+            raise InputError("the prompt is empty")
+        return prompt_ids
+
+    def _generation_params(self, request: GenerateRequest) -> SamplingParams:
+        params = self._params(request.options)
+        used = len(self._prompt(request))
+        block_length = self._block_length(request.options.block_length)
+        if request.max_tokens is None:
+            self._require_room(used + block_length, "the prompt and one block")
+            room = (self.max_length - used) // block_length * block_length
+            return replace(params, max_tokens=min(decoding.params.DEFAULT_MAX_TOKENS, room))
+        self._require_room(used + _whole_blocks(request.max_tokens, block_length), "the prompt with max_tokens in whole blocks")
+        return replace(params, max_tokens=request.max_tokens)
+
+    def _template(self, request: InfillRequest) -> list[Segment]:
+        """Visible text and holes, cropped so that the canvas stays within the context whatever the holes grow to."""
+        texts = [tuple(ids) for ids in self.tokenizer.encode_batch(request.texts)]
+        num_sentinels = 0 if self.spec.special.canvas is None else 1
+        space = self.max_length - num_sentinels
+        cap = request.hole_length or request.max_hole_length
+        if cap is None:
+            # Holes may take what the text leaves, and at least half of the context.
+            most = max(space - sum(map(len, texts)), space // 2) // request.num_holes
+            cap = max(min(self.spec.decoding.max_hole_length, most), 1)
+        self._require_room(num_sentinels + cap * request.num_holes, f"holes of up to {cap} tokens, {request.num_holes} in all,")
+        seen = crop_around_holes(texts, space - cap * request.num_holes, self.tokenizer.newline_id)
+        hole = Hole(length=cap) if request.hole_length else Hole(max_length=cap)
+        return [Text(token_ids=seen[0]), *(part for ids in seen[1:] for part in (hole, Text(token_ids=ids)))]
+
+    def _psm_room(self, request: InfillRequest) -> int:
+        """Tokens of a hole, eos included."""
+        block_length = self._block_length(request.options.block_length)
+        cap = request.max_hole_length or min(self.spec.decoding.max_hole_length, self.max_length // 2)
+        used = _NUM_PSM_SENTINELS + _whole_blocks(cap + 1, block_length)
+        self._require_room(used, f"a hole of up to {cap} tokens with its sentinels, in whole blocks,")
+        return cap + 1
+
+    def _infill_one_by_one(self, request: InfillRequest, params: SamplingParams) -> Generator[StreamEvent, None, None]:
+        room = params.max_tokens or decoding.params.DEFAULT_MAX_TOKENS
+        used = _NUM_PSM_SENTINELS + _whole_blocks(room, self._block_length(request.options.block_length))
+        session = self._session(params, request.num_holes)
+        prefix = ""
+        for hole in range(request.num_holes):
+            prefix += request.texts[hole]
+            suffix = "".join(request.texts[hole + 1 :])
+            sides = [tuple(ids) for ids in self.tokenizer.encode_batch([prefix, suffix])]
+            before, after = crop_around_holes(sides, self.max_length - used, self.tokenizer.newline_id)
+            prefix += yield from session.follow(decoding.infill_psm(self._logits_fn, self.spec, before, after, params), 1)
+        yield Done(completion=session.complete(request.texts))
+
+
+def _whole_blocks(count: int, block_length: int) -> int:
+    return -(-count // block_length) * block_length

@@ -1,0 +1,62 @@
+"""Denoisers behind the two seams that see logits: decoding's ``CanvasLogits`` and likelihood's ``LogitsFn``."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from quicksilver.diffusion.autoregressive import align_predictions
+from quicksilver.diffusion.block import block_grid, training_pair
+from quicksilver.models.attention import DenseAttention
+from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.topology import Topology
+
+
+class FullRecompute:
+    """``CanvasLogits``: one forward over the whole canvas, no cache."""
+
+    def __init__(self, denoiser: Denoiser, prediction_shift: int) -> None:
+        """Wrap a denoiser whose row i is about token i + ``prediction_shift``."""
+        self._denoiser = denoiser
+        self._shift = prediction_shift
+        self._attention: tuple[bytes, DenseAttention] | None = None
+
+    @torch.inference_mode()
+    def __call__(self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"]) -> Float[Tensor, "L V"]:
+        """Logits of the token at every position; all zero, that is uniform, where nothing predicts it."""
+        return align_predictions(self.raw(token_ids, block_ids)[None], self._shift)[0]
+
+    @torch.inference_mode()
+    def raw(self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"]) -> Float[Tensor, "L V"]:
+        """Row i as the network gives it."""
+        device = self._denoiser.model.embed_tokens.weight.device
+        positions = torch.arange(len(token_ids), device=device)
+        hidden = self._denoiser(token_ids[None].to(device), positions[None], self._attention_over(block_ids.to(device)))
+        return self._denoiser.logits(hidden[0])
+
+    def _attention_over(self, block_ids: Tensor) -> DenseAttention:
+        # Consecutive steps of one block share their topology, and its mask costs as much as a small layer.
+        key = block_ids.cpu().numpy().tobytes()
+        if self._attention is None or self._attention[0] != key:
+            self._attention = key, DenseAttention(Topology.block_causal(block_ids[None]))
+        return self._attention[1]
+
+
+class PairLogits:
+    """``LogitsFn``: all blocks at once by the forward over [noisy ⊕ clean] that training uses."""
+
+    def __init__(self, denoiser: Denoiser, prediction_shift: int) -> None:
+        """Wrap a denoiser whose row i is about token i + ``prediction_shift``."""
+        self._denoiser = denoiser
+        self._shift = prediction_shift
+
+    @torch.inference_mode()
+    def __call__(
+        self, noisy_ids: Int[Tensor, "B L"], clean_ids: Int[Tensor, "B L"], block_length: int
+    ) -> Float[Tensor, "B L V"]:
+        num_rows, length = noisy_ids.shape
+        blocks = block_grid(num_rows, length, block_length).to(noisy_ids.device)
+        positions = torch.arange(length, device=noisy_ids.device).expand(num_rows, -1)
+        pair = training_pair(noisy_ids, clean_ids, positions, blocks)
+        attention = DenseAttention(Topology.training_pair(blocks, torch.zeros_like(blocks)))
+        hidden = self._denoiser(pair.token_ids, pair.positions, attention)
+        return align_predictions(self._denoiser.logits(hidden[:, :length]), self._shift)

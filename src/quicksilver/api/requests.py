@@ -1,0 +1,152 @@
+"""Requests: what a caller asks for, checked before any work is done."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from quicksilver.decoding import Policy, make_policy
+from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.errors import ConfigError, InputError
+
+MARK = "<FILL>"
+"""What stands for a hole in a template, unless the caller chooses another mark."""
+
+
+class InfillLayout(StrEnum):
+    """Where a hole stands on the canvas."""
+
+    IN_PLACE = "in_place"
+    """Between prefix and suffix, all holes at once, every position seeing every other one."""
+    PSM = "psm"
+    """After prefix and suffix, generated block by block until eos. Several holes are filled one after the other, in order:
+    an earlier hole is seen with its filling, a later one as if nothing stood there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodingOptions:
+    """How to decode; None leaves a choice to the checkpoint."""
+
+    policy: str | None = None
+    """A name of ``quicksilver.decoding.POLICY_NAMES``. None: ``fixed_steps`` if ``steps`` is given, else the checkpoint's."""
+    threshold: float | None = None
+    """Confidence from which a token is written, for policies that have a threshold."""
+    steps: int | None = None
+    """Forwards per block (in place: for all holes together), for policies that have a step count."""
+    block_length: int | None = None
+    """Tokens denoised together when generating block by block; one of the lengths the checkpoint was trained on."""
+    temperature: float | None = None
+    """0 takes the most probable token."""
+    seed: int | None = None
+    """In [0, 2**63). None draws one; the result states it, and the same seed gives the same tokens."""
+
+    def resolve_policy(self, spec: DiffusionSpec) -> Policy | None:
+        """The policy to decode with; None for an autoregressive checkpoint.
+
+        Raises:
+            ConfigError: the options contradict each other or the checkpoint.
+        """
+        if spec.objective is Objective.AUTOREGRESSIVE:
+            for name in ("policy", "threshold", "steps", "block_length"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"{name} has no meaning for an autoregressive checkpoint, which writes one token per step")
+            return None
+        if self.policy is None and self.steps is not None and self.threshold is not None:
+            raise ConfigError(
+                "steps and threshold contradict each other: tokens are committed by count (policy fixed_steps) or by confidence"
+            )
+        trained = sorted({spec.block_length, *spec.trained_block_lengths})
+        if self.block_length is not None and self.block_length not in trained:
+            raise ConfigError(
+                f"block_length {self.block_length} was not trained; this checkpoint knows {', '.join(map(str, trained))}"
+            )
+        name = self.policy or ("fixed_steps" if self.steps is not None else spec.decoding.policy)
+        return make_policy(name, threshold=self.threshold, steps=self.steps, defaults=spec.decoding)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateRequest:
+    """Continue a prompt."""
+
+    prompt: str
+    max_tokens: int | None = None
+    """None: 256, or less if the context ends before."""
+    options: DecodingOptions = field(default_factory=DecodingOptions)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InfillRequest:
+    """Fill the holes between given texts. Nothing of the texts changes."""
+
+    texts: tuple[str, ...]
+    """What stands before, between and behind the holes: one more than there are holes."""
+    hole_length: int | None = None
+    """Exact number of tokens of every hole; None: found by the model."""
+    max_hole_length: int | None = None
+    """Most tokens of a hole of unknown length; None: the checkpoint's, or less if the context is too short for all holes."""
+    layout: InfillLayout | None = None
+    """None: in place if the checkpoint was trained so, else prefix-suffix-middle."""
+    options: DecodingOptions = field(default_factory=DecodingOptions)
+
+    def __post_init__(self) -> None:
+        if len(self.texts) < 2:
+            raise InputError("there is no hole to fill")
+        if self.hole_length is not None and self.max_hole_length is not None:
+            raise ConfigError("hole_length and max_hole_length contradict each other: a hole's length is known or it is not")
+        for name in ("hole_length", "max_hole_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def num_holes(self) -> int:
+        return len(self.texts) - 1
+
+    def resolve_layout(self, spec: DiffusionSpec) -> InfillLayout:
+        """The layout to fill in.
+
+        Raises:
+            ConfigError: the checkpoint was not trained in it, or it contradicts another option.
+        """
+        is_in_place_trained = Layout.IN_PLACE in spec.layouts and spec.objective is not Objective.AUTOREGRESSIVE
+        layout = self.layout or (InfillLayout.IN_PLACE if is_in_place_trained else InfillLayout.PSM)
+        if layout is InfillLayout.IN_PLACE:
+            if not is_in_place_trained:
+                raise ConfigError("this checkpoint was not trained to fill holes in place; use layout psm")
+            if self.options.block_length is not None:
+                raise ConfigError("block_length contradicts layout in_place, which denoises all holes together; use layout psm")
+        elif Layout.BLOCK_CAUSAL not in spec.layouts:
+            raise ConfigError("this checkpoint was not trained block by block; use layout in_place")
+        elif self.hole_length is not None:
+            raise ConfigError("hole_length contradicts layout psm, where the model ends the hole itself; use max_hole_length")
+        return layout
+
+
+def split_template(template: str, mark: str = MARK) -> tuple[str, ...]:
+    """The texts around the marks.
+
+    Raises:
+        InputError: the mark is empty or does not occur.
+    """
+    if not mark:
+        raise InputError("the mark of a hole must not be empty")
+    texts = tuple(template.split(mark))
+    if len(texts) < 2:
+        raise InputError(f"there is no hole to fill: {mark} does not occur in the input")
+    return texts
+
+
+def parse_layout(layout: str | None) -> InfillLayout | None:
+    """The layout of a name.
+
+    Raises:
+        ConfigError: there is no such layout.
+    """
+    if layout is None:
+        return None
+    try:
+        return InfillLayout(layout)
+    except ValueError as error:
+        raise ConfigError(f"no layout {layout!r}; known: {', '.join(InfillLayout)}") from error

@@ -1,0 +1,102 @@
+"""One request under way: the sampler's events become events with text, and its results one completion."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+
+from quicksilver import decoding
+from quicksilver.api.context import splice
+from quicksilver.api.events import Cell, Draft, Edit, Snapshot, StreamEvent
+from quicksilver.api.results import Completion, HoleText, Token
+from quicksilver.decoding import NO_HOLE, Commit, FinishReason, Frame, Remask, Resize, Result, State
+from quicksilver.errors import InputError
+from quicksilver.tokenization.tokenizer import Tokenizer
+
+
+class Session:
+    """Follows one sampler run after the other. Holes are numbered over all runs."""
+
+    def __init__(self, tokenizer: Tokenizer, num_holes: int, eos_id: int, seed: int) -> None:
+        """Start with ``num_holes`` empty holes."""
+        self._tokenizer, self._eos_id, self._seed = tokenizer, eos_id, seed
+        self._cells: list[tuple[Cell, ...]] = [()] * num_holes
+        self._results: list[Result] = []
+        self._holes: list[HoleText] = []
+        self._seconds = 0.0
+
+    @property
+    def _nfe(self) -> int:
+        return sum(result.nfe for result in self._results)
+
+    def follow(self, events: Iterator[decoding.Event], num_holes: int) -> Generator[StreamEvent, None, str]:
+        """Pass a run's events on; it fills the next ``num_holes`` holes. Returns the text of the first of them."""
+        first = len(self._holes)
+        while True:
+            start = time.perf_counter()
+            event = next(events, None)
+            # Measured here, so that drawing a frame between two events does not count.
+            self._seconds += time.perf_counter() - start
+            match event:
+                case None:
+                    raise InputError("the sampler ended without a result")
+                case decoding.Draft() | decoding.Edit():
+                    kind = Draft if isinstance(event, decoding.Draft) else Edit
+                    texts = tuple(map(self._token_text, event.token_ids))
+                    yield kind(hole=event.hole + first, start=event.start, texts=texts, confidence=event.confidence)
+                case Resize() | Remask() | Commit():
+                    yield replace(event, hole=event.hole + first)
+                case Frame():
+                    yield self._snapshot(event, first, num_holes)
+                case decoding.Done(result=result):
+                    self._holes += [self._hole_text(result, hole) for hole in range(num_holes)]
+                    self._results.append(result)
+                    return self._holes[first].text
+
+    def complete(self, texts: Sequence[str]) -> Completion:
+        """The completion of all runs; ``texts`` stand around the holes."""
+        return Completion(
+            text=splice(texts, [hole.text for hole in self._holes]),
+            holes=tuple(self._holes),
+            nfe=self._nfe,
+            num_edits=sum(result.num_edits for result in self._results),
+            seconds=self._seconds,
+            finish_reason=self._finish_reason(),
+            seed=self._seed,
+            trace=tuple(self._trace()),
+        )
+
+    def _finish_reason(self) -> FinishReason:
+        reasons = [result.finish_reason for result in self._results]
+        cut = [reason for reason in reasons if reason in (FinishReason.LENGTH, FinishReason.MAX_NFE)]
+        return cut[0] if cut else reasons[0]
+
+    def _trace(self) -> Iterator[decoding.TraceEntry]:
+        hole, step = 0, 0
+        for result in self._results:
+            yield from (replace(e, hole=e.hole + hole, step=e.step + step) for e in result.trace)
+            hole, step = hole + len(result.holes), step + result.nfe
+
+    def _snapshot(self, frame: Frame, first: int, num_holes: int) -> Snapshot:
+        cells: list[list[Cell]] = [[] for _ in range(num_holes)]
+        has_ended = False
+        for token, state, confidence, hole in zip(frame.token_ids, frame.state, frame.confidence, frame.hole, strict=True):
+            # What follows a written eos is void.
+            has_ended = has_ended or (hole != NO_HOLE and token == self._eos_id and state is not State.MASK)
+            if hole != NO_HOLE and not has_ended:
+                text = "" if state is State.MASK else self._token_text(token)
+                cells[hole].append(Cell(text=text, state=state, confidence=confidence))
+        self._cells[first : first + num_holes] = [tuple(hole) for hole in cells]
+        return Snapshot(nfe=self._nfe + frame.nfe, holes=tuple(self._cells))
+
+    def _hole_text(self, result: Result, hole: int) -> HoleText:
+        tokens = zip(result.holes[hole], result.confidence[hole], result.step_committed[hole], strict=True)
+        return HoleText(
+            text=self._tokenizer.decode(result.holes[hole]),
+            tokens=tuple(
+                Token(token_id=token, text=self._token_text(token), confidence=confidence, step=self._nfe + step)
+                for token, confidence, step in tokens
+            ),
+        )
+
+    def _token_text(self, token_id: int) -> str:
+        return self._tokenizer.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
