@@ -1,8 +1,8 @@
 """The bundled model and its autoregressive twin.
 
-    quicksilver corpus build --profile full --out data/corpus
-    quicksilver train coder:coder_4m --tokens data/corpus
-    quicksilver train coder:coder_4m --tokens data/corpus --objective ar
+quicksilver corpus build --profile full --out data/corpus
+quicksilver train coder:coder_4m --tokens data/corpus
+quicksilver train coder:coder_4m --tokens data/corpus --objective ar
 """
 
 from pathlib import Path
@@ -48,7 +48,13 @@ def coder_4m(tokens: Path, objective: Objective = Objective.MASK) -> Recipe:
     return Recipe(
         name=f"quicksilver-coder{'-ar' if is_ar else ''}",
         model=DenoiserConfig(
-            vocab_size=VOCAB_SIZE, num_layers=6, model_width=192, num_heads=3, num_kv_heads=3, head_width=64, ffn_width=512
+            vocab_size=VOCAB_SIZE,
+            num_layers=6,
+            model_width=192,
+            num_heads=3,
+            num_kv_heads=3,
+            head_width=64,
+            ffn_width=512,
         ),
         spec=_spec(objective, task),
         task=task,

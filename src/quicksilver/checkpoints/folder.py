@@ -20,7 +20,7 @@ _SPEC_KEY = "quicksilver"
 
 
 def save_folder(folder: Path, denoiser: Denoiser, spec: DiffusionSpec, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write weights in ``dtype``, architecture and spec. The tokenizer is its owner's to write, as ``tokenizer.json``."""
+    """Write weights in ``dtype``, architecture and spec. Its owner writes the tokenizer, as ``tokenizer.json``."""
     folder.mkdir(parents=True, exist_ok=True)
     names = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float16: "float16"}
     if dtype not in names:

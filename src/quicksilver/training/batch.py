@@ -43,7 +43,9 @@ class MicroBatch:
         if self.token_ids.device == device:
             return self
         topology = Topology(*(getattr(self.topology, f.name).to(device) for f in fields(Topology)))
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        moved = {
+            f.name: getattr(self, f.name).to(device) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
+        }
         return replace(self, topology=topology, **moved)
 
     @property

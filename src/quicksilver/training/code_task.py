@@ -23,10 +23,10 @@ from quicksilver.tokenization.tokenizer import Tokenizer
 from quicksilver.training.batch import LossSums, MicroBatch, cross_entropy_sums
 from quicksilver.training.corpus.token_file import TokenFile
 from quicksilver.training.data.in_place import InPlaceConfig, InPlaceNoise, in_place_batch
-from quicksilver.training.data.noising import NoiseConfig, NoiseDraw, noise_training_pair
+from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw, noise_training_pair
 from quicksilver.training.data.rows import PackedRows, pack_rows
 from quicksilver.training.data.views import Document, ViewMix, Views
-from quicksilver.training.data.windows import Piece, Windows
+from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece, Windows
 from quicksilver.training.lr_schedule import WarmupStableDecay
 
 _NUM_SENTINELS = len(SPECIAL_TOKENS)
@@ -90,8 +90,12 @@ class CodeTask:
             raise ConfigError(f"the code task trains the objectives mask and ar, not {spec.objective}")
         self._tokenizer_path = config.tokens / TOKENIZER_FILE
         self._tokenizer = Tokenizer.load(self._tokenizer_path)
-        self._windows, self._bytes_per_token = self._open("train")
-        self._held_out, self._held_out_bytes_per_token = self._open("validation")
+        train, held_out = (TokenFile.open(config.tokens, split) for split in ("train", "validation"))
+        self._windows, self._held_out = self._windows_of(train), self._windows_of(held_out)
+        self._bytes_per_token, self._held_out_bytes_per_token = _bytes_per_token(train), _bytes_per_token(held_out)
+        token_counts = torch.from_numpy(np.bincount(train.tokens, minlength=self._tokenizer.vocab_size)).double()
+        token_counts[:_NUM_SENTINELS] = 0
+        self._editor = Editor(config.noise, token_counts, _NUM_SENTINELS)
         self._views = Views(
             config.views,
             spec.special,
@@ -107,12 +111,10 @@ class CodeTask:
         """Mean bytes of source per token of the training split."""
         return self._bytes_per_token
 
-    def _open(self, split: str) -> tuple[Windows, float]:
-        tokens = TokenFile.open(self._config.tokens, split)
+    def _windows_of(self, tokens: TokenFile) -> Windows:
         # The sentinels, the eos fill and the delete positions need some room beside the window's tokens.
         window_length = self._config.row_length - 32
-        windows = Windows(tokens, window_length=window_length, seed=self._seed, newline_id=self._tokenizer.newline_id)
-        return windows, float(tokens.doc_bytes.sum()) / tokens.num_tokens
+        return Windows(tokens, window_length=window_length, seed=self._seed, newline_id=self._tokenizer.newline_id)
 
     def micro_batches(self, step: int, rank: int, num_ranks: int) -> list[MicroBatch]:
         """This rank's share of the step's rows; the union over ranks does not depend on their number."""
@@ -120,7 +122,10 @@ class CodeTask:
         num_rows = config.num_block_rows + config.num_in_place_rows
         uniforms = stratified_uniforms(num_rows, config.row_length, seed=self._seed, step=step)
         batches = []
-        for first, count, is_in_place in ((0, config.num_block_rows, False), (config.num_block_rows, config.num_in_place_rows, True)):
+        for first, count, is_in_place in (
+            (0, config.num_block_rows, False),
+            (config.num_block_rows, config.num_in_place_rows, True),
+        ):
             mine = range(first + rank, first + count, num_ranks)
             for at in range(0, len(mine), config.rows_per_forward):
                 rows = torch.tensor(mine[at : at + config.rows_per_forward])
@@ -131,8 +136,9 @@ class CodeTask:
     def _micro_batch(self, windows: Windows, draw: NoiseDraw, is_in_place: bool) -> MicroBatch:
         rows = [_Row(row, windows, self._views, self._seed) for row in draw.row_ids.tolist()]
         pad, length = self._spec.special.pad, self._config.row_length
+        editor = self._editor if draw.step >= self._config.noise.edit_start * self._schedule.num_steps else None
         if self._is_ar:
-            documents = [[self._causal(piece, row.rng, is_in_place) for piece in row.pieces] for row in rows]
+            documents = [[d for piece in row.pieces for d in self._causal(piece, row.rng, is_in_place)] for row in rows]
             return autoregressive_batch(pack_rows(documents, length, pad))
         if is_in_place:
             noise = InPlaceNoise(self._views, self._spec.special, self._config.in_place, self._config.noise)
@@ -140,23 +146,21 @@ class CodeTask:
                 [noise(piece, u, row.rng) for piece, u in zip(row.pieces, us.tolist(), strict=False)]
                 for row, us in zip(rows, draw.slot_uniforms, strict=True)
             ]
-            return in_place_batch(canvases, length, pad)
+            return in_place_batch(canvases, length, pad, draw, editor)
         documents = [self._block_causal(row.pieces, row.rng) for row in rows]
-        rate = self._config.noise.edit_rate if self._has_edit_noise(draw.step) else 0.0
-        return noise_training_pair(pack_rows(documents, length, pad), draw, self._config.noise, rate, self._spec.special.mask)
-
-    def _has_edit_noise(self, step: int) -> bool:
-        return step >= self._config.noise.edit_start * self._schedule.num_steps
+        return noise_training_pair(
+            pack_rows(documents, length, pad), draw, self._config.noise, self._spec.special.mask, editor
+        )
 
     def _block_causal(self, pieces: Sequence[Piece], rng: np.random.Generator) -> list[Document]:
         lengths, shares = zip(*self._config.block_lengths, strict=True)
         block_length = int(rng.choice(lengths, p=shares))
-        return [self._views.block_causal(piece, block_length, rng) for piece in pieces]
+        return [document for piece in pieces for document in self._views.block_causal(piece, block_length, rng)]
 
-    def _causal(self, piece: Piece, rng: np.random.Generator, is_in_place: bool) -> Document:
+    def _causal(self, piece: Piece, rng: np.random.Generator, is_in_place: bool) -> list[Document]:
         # Block length 1: one eos closes the response and nothing fills a block.
-        if is_in_place and len(piece.token_ids) >= 4:
-            return self._views.fill_in_middle(self._views.cut(piece.token_ids, rng), 1)
+        if is_in_place and len(piece.token_ids) >= MIN_PIECE_TOKENS:
+            return [self._views.fill_in_middle(self._views.cut(piece.token_ids, rng), 1)]
         return self._views.block_causal(piece, 1, rng)
 
     def loss(self, denoiser: Denoiser, batch: MicroBatch) -> LossSums:
@@ -185,11 +189,15 @@ class CodeTask:
         packed = pack_rows(documents, self._config.row_length, spec.special.pad)
         if self._is_ar:
             return autoregressive_batch(packed)
-        return noise_training_pair(packed, draw, self._config.noise, 0.0, spec.special.mask)
+        return noise_training_pair(packed, draw, self._config.noise, spec.special.mask)
 
     def export_extras(self, folder: Path) -> None:
         """Copy the tokenizer into the checkpoint folder."""
         shutil.copyfile(self._tokenizer_path, folder / TOKENIZER_FILE)
+
+
+def _bytes_per_token(tokens: TokenFile) -> float:
+    return float(tokens.doc_bytes.sum()) / tokens.num_tokens
 
 
 class _Row:

@@ -17,7 +17,9 @@ class WarmupStableDecay:
         if min(self.num_steps, 1 + self.num_warmup_steps, 1 + self.num_decay_steps) < 1:
             raise ConfigError(f"steps must not be negative, and num_steps at least 1: {self}")
         if self.num_warmup_steps + self.num_decay_steps > self.num_steps:
-            raise ConfigError(f"warm-up and decay take {self.num_warmup_steps + self.num_decay_steps} of {self.num_steps} steps")
+            raise ConfigError(
+                f"warm-up and decay take {self.num_warmup_steps + self.num_decay_steps} of {self.num_steps} steps"
+            )
 
     def multiplier(self, step: int) -> float:
         """For the update of ``step``, counted from 0; in (0, 1] on the schedule's steps."""

@@ -89,9 +89,20 @@ class Recipe:
 
     def identity(self) -> str:
         """What must agree for a checkpoint to continue this recipe: all but the schedule and the housekeeping."""
-        free = {"schedule", "checkpoint_minutes", "checkpoint_steps", "num_kept_checkpoints", "validation_steps", "name", "is_compiled"}
+        free = {
+            "schedule",
+            "checkpoint_minutes",
+            "checkpoint_steps",
+            "num_kept_checkpoints",
+            "validation_steps",
+            "name",
+            "is_compiled",
+        }
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in free}
-        values = {name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}  # pyright: ignore[reportArgumentType]
+        values = {
+            name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            for name, value in values.items()
+        }  # pyright: ignore[reportArgumentType]
         return json.dumps(values, sort_keys=True, default=str)
 
 
@@ -115,7 +126,11 @@ def load_recipe(name: str, recipes_dir: Path) -> Callable[..., Recipe]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         for attribute, value in vars(module).items():
-            if callable(value) and getattr(value, "__annotations__", {}).get("return") is Recipe and not attribute.startswith("_"):
+            if (
+                callable(value)
+                and getattr(value, "__annotations__", {}).get("return") is Recipe
+                and not attribute.startswith("_")
+            ):
                 known.append(f"{path.stem}:{attribute}")
                 if attribute == function:
                     return value

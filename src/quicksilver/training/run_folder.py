@@ -6,6 +6,7 @@ A checkpoint is written under a temporary name and renamed, so a killed run leav
 import json
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 
@@ -46,7 +47,7 @@ class RunFolder:
         """Read a checkpoint onto the CPU."""
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError) as error:
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
             raise TrainingError(f"{path} is not a readable checkpoint: {error}") from error
 
     def drop_log_after(self, step: int) -> None:

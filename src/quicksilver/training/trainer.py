@@ -98,14 +98,18 @@ class Trainer:
             checkpoint = found[-1]
         state = self._folder.load(checkpoint)
         if state.get("identity") != self.recipe.identity():
-            raise TrainingError(f"{checkpoint} was trained by a different recipe; use a new --out, or the recipe it was started with")
+            raise TrainingError(
+                f"{checkpoint} was trained by a different recipe; use a new --out, or the recipe it was started with"
+            )
         self._denoiser.load_state_dict(state["denoiser"])  # pyright: ignore[reportArgumentType]
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):  # pyright: ignore[reportArgumentType]
             optimizer.load_state_dict(saved)
         self._average.load_state_dict(state["average"])  # pyright: ignore[reportArgumentType]
         self._next_step, self._tokens_seen = int(str(state["next_step"])), int(str(state["tokens_seen"]))
         if self._next_step > self.recipe.schedule.num_steps:
-            raise TrainingError(f"{checkpoint} is at step {self._next_step}, beyond the schedule's {self.recipe.schedule.num_steps}")
+            raise TrainingError(
+                f"{checkpoint} is at step {self._next_step}, beyond the schedule's {self.recipe.schedule.num_steps}"
+            )
         return True
 
     def run(self, max_minutes: float | None = None) -> RunResult:
@@ -113,12 +117,17 @@ class Trainer:
 
         However it stops early, a checkpoint of the last finished step is written first.
         """
-        self._folder.create(self.recipe.to_json())
-        self._folder.drop_log_after(self._next_step)
+        if self._is_main:
+            self._folder.create(self.recipe.to_json())
+            self._folder.drop_log_after(self._next_step)
         deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         handlers = self._catch_signals()
         try:
-            with Progress(self._folder.path, self.recipe.schedule.num_steps) if self._is_main else nullcontext() as progress:
+            with (
+                Progress(self._folder.path, self.recipe.schedule.num_steps)
+                if self._is_main
+                else nullcontext() as progress
+            ):
                 self._train(progress, deadline)
         finally:
             for number, handler in handlers.items():
@@ -162,8 +171,12 @@ class Trainer:
                 speed = {"tokens_per_s": num_tokens / seconds, "mfu": flops / seconds / peak}
                 left = {"seconds_left": self._seconds_left(seconds), "tokens": float(self._tokens_seen)}
                 progress.step(step, figures | speed | left)
-            is_due = time.monotonic() - saved_at > 60 * recipe.checkpoint_minutes or self._next_step % recipe.checkpoint_steps == 0
-            is_stopping = self._is_stop_requested.is_set() or (deadline is not None and time.monotonic() > deadline)
+            is_due = (
+                time.monotonic() - saved_at > 60 * recipe.checkpoint_minutes
+                or self._next_step % recipe.checkpoint_steps == 0
+            )
+            is_late = deadline is not None and time.monotonic() > deadline
+            is_stopping = self._is_on_any_rank(self._is_stop_requested.is_set() or is_late)
             if is_due or is_stopping or self._next_step == recipe.schedule.num_steps:
                 self._save()
                 saved_at = time.monotonic()
@@ -175,7 +188,11 @@ class Trainer:
         accelerator = self._accelerator
         self._model.train()
         batches = self._task.micro_batches(step, accelerator.process_index, accelerator.num_processes)
-        counts = torch.tensor([sum(b.num_targets for b in batches), sum(b.num_bound_targets for b in batches)], dtype=torch.float64)
+        if not batches:
+            raise TrainingError(f"{accelerator.num_processes} processes are more than a step has rows; use fewer")
+        counts = torch.tensor(
+            [sum(b.num_targets for b in batches), sum(b.num_bound_targets for b in batches)], dtype=torch.float64
+        )
         num_targets, num_bound_targets = self._sum_over_ranks(counts).tolist()
         sums = torch.zeros(2, dtype=torch.float64)
         for index, batch in enumerate(batches):
@@ -209,6 +226,10 @@ class Trainer:
         if self._accelerator.num_processes == 1:
             return values
         return self._accelerator.reduce(values.to(self._accelerator.device), reduction="sum").cpu()  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _is_on_any_rank(self, flag: bool) -> bool:
+        """A rank that stopped alone would leave the others waiting for its gradients."""
+        return bool(self._sum_over_ranks(torch.tensor(float(flag))) > 0)
 
     def _flops(self, batch: MicroBatch) -> float:
         """Operations of the matrices that the objective needs; attention scores are left out, as is usual for MFU."""

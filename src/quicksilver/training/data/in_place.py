@@ -1,7 +1,7 @@
 """In-place rows: holes between visible code, every position seeing every other one.
 
 Half of the rows train filling (a few holes, their length hidden by expand and delete labels), half train the whole document as one
-canvas, which gives several times more predictions per forward. A document's holes form one block of the estimator.
+canvas, which gives several times more predictions per forward. Each hole is a block of the estimator.
 """
 
 from collections.abc import Sequence
@@ -9,19 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from quicksilver.diffusion.estimator import draw_counts, token_weights
 from quicksilver.diffusion.spec import SpecialIds
+from quicksilver.diffusion.variable_length import LengthNoise, length_noise
 from quicksilver.errors import ConfigError
 from quicksilver.models.topology import Topology
 from quicksilver.training.batch import MicroBatch
-from quicksilver.training.data.noising import NoiseConfig
+from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw
 from quicksilver.training.data.views import Views
 from quicksilver.training.data.windows import Piece
 
-
-_Part = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Canvas token ids, labels (-1: none) and weights."""
+_GOLDEN = 0.6180339887498949
+"""Steps of the golden ratio keep the draws of a document's holes evenly spread, each of them uniform."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,11 +37,25 @@ class InPlaceConfig:
     """Holes cover a uniformly drawn share of the tokens between these."""
     known_length_rate: float = 0.3
     """Share of documents whose holes have exactly as many positions as tokens."""
+    merge_rate: float = 0.5
+    """Share of holes of unknown length in which neighbouring masks are merged into expand labels."""
+    max_merge_rate: float = 0.7
+    """In those, each pair merges with a probability drawn uniformly up to this."""
+    extra_rate: float = 0.7
+    """Share of holes of unknown length with delete positions at their end."""
     max_extra: int = 16
-    """Most delete positions appended to a hole."""
+    """Most delete positions of a hole."""
 
     def __post_init__(self) -> None:
-        for name in ("whole_rate", "min_coverage", "max_coverage", "known_length_rate"):
+        for name in (
+            "whole_rate",
+            "min_coverage",
+            "max_coverage",
+            "known_length_rate",
+            "merge_rate",
+            "max_merge_rate",
+            "extra_rate",
+        ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.min_coverage > self.max_coverage:
@@ -47,98 +63,88 @@ class InPlaceConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class NoisyDocument:
-    """A canvas with its predictions. Arrays share length [n] of the canvas."""
+class Canvas:
+    """A noisy document with its predictions. Tensors share length [n] of the canvas."""
 
-    token_ids: np.ndarray
-    labels: np.ndarray
-    """-1 where nothing is trained."""
-    weights: np.ndarray
-    num_targets: int
+    token_ids: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"]
+    """The right token at every position; ``expand`` or ``delete`` where a mask stands for several or none."""
+    weights: Float[Tensor, " n"]
+    """Loss weight; zero where nothing is trained."""
+    is_editable: Bool[Tensor, " n"]
+    """Visible tokens of holes."""
+    num_targets: int = 0
     """Hole tokens of the clean document."""
 
 
 class InPlaceNoise:
-    """Cuts holes into pieces and noises them."""
+    """Cuts holes into pieces and masks them."""
 
     def __init__(self, views: Views, special: SpecialIds, config: InPlaceConfig, noise: NoiseConfig) -> None:
-        if special.canvas is None:
-            raise ConfigError("in-place training needs the spec's canvas sentinel")
+        if special.canvas is None or special.expand is None or special.delete is None:
+            raise ConfigError("in-place training needs the spec's canvas, expand and delete tokens")
         self._views, self._config, self._noise = views, config, noise
-        self._canvas, self._mask = special.canvas, special.mask
-        self._expand, self._delete = special.expand, special.delete
+        self._canvas = torch.tensor([special.canvas])
+        self._ids = {"mask_id": special.mask, "expand_id": special.expand, "delete_id": special.delete}
 
-    def __call__(self, piece: Piece, uniform: float, rng: np.random.Generator) -> NoisyDocument:
-        """One document; ``uniform`` is its stratified draw for the masked count."""
-        token_ids = piece.token_ids
+    def __call__(self, piece: Piece, uniform: float, rng: np.random.Generator) -> Canvas:
+        """One document; ``uniform`` is its stratified draw for the masked counts."""
+        token_ids = torch.from_numpy(piece.token_ids)
         is_whole = rng.random() < self._config.whole_rate
         coverage = rng.uniform(self._config.min_coverage, self._config.max_coverage)
-        spans = [(0, len(token_ids))] if is_whole else self._views.holes(token_ids, coverage, rng)
+        spans = [(0, len(token_ids))] if is_whole else self._views.holes(piece.token_ids, coverage, rng)
         is_known_length = is_whole or rng.random() < self._config.known_length_rate
-        is_hole = np.zeros(len(token_ids), dtype=bool)
-        for low, high in spans:
-            is_hole[low:high] = True
-        size = int(is_hole.sum())
-        count = int(draw_counts(torch.tensor([uniform]), torch.tensor([size])))
-        weight = float(token_weights(torch.tensor([count]), torch.tensor([size]), self._noise.weighting, clip=self._noise.clip))
-        is_masked = np.zeros(len(token_ids), dtype=bool)
-        is_masked[rng.choice(np.flatnonzero(is_hole), size=count, replace=False)] = True
-        parts = [_visible(np.array([self._canvas]))]
+        parts = [_visible(self._canvas)]
         end = 0
-        for low, high in spans:
+        for number, (low, high) in enumerate(spans):
             parts.append(_visible(token_ids[end:low]))
-            parts.append(self._hole(token_ids[low:high], is_masked[low:high], weight, is_known_length, rng))
+            parts.append(self._hole(token_ids[low:high], (uniform + number * _GOLDEN) % 1.0, is_known_length, rng))
             end = high
         parts.append(_visible(token_ids[end:]))
-        canvas, labels, weights = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return NoisyDocument(canvas, labels, weights, size)
+        joined = (
+            torch.cat([getattr(part, name) for part in parts])
+            for name in ("token_ids", "labels", "weights", "is_editable")
+        )
+        return Canvas(*joined, num_targets=sum(high - low for low, high in spans))
 
-    def _hole(self, content: np.ndarray, is_masked: np.ndarray, weight: float, is_known_length: bool, rng: np.random.Generator) -> _Part:
-        """The hole's canvas: masked where chosen, some neighbours merged into expand labels, delete positions at the end."""
-        canvas = np.where(is_masked, self._mask, content)
-        labels = np.where(is_masked, content, -1)
-        weights = np.where(is_masked, weight, 0.0)
-        if is_known_length or self._expand is None or self._delete is None:
-            return canvas, labels, weights
-        if rng.random() < 0.5:
-            merge_rate = rng.random() * 0.7
-            is_absorbed = merged_pairs(is_masked, merge_rate, rng)
-            is_expand = np.roll(is_absorbed, -1)
-            labels = np.where(is_expand, self._expand, labels)[~is_absorbed]
-            canvas, weights = canvas[~is_absorbed], weights[~is_absorbed]
-        num_extra = int(rng.integers(self._config.max_extra + 1)) if rng.random() < 0.7 else 0
-        if num_extra:
-            # All delete labels of a hole share the weight of one token, or long tails would drown the text.
-            canvas = np.concatenate([canvas, np.full(num_extra, self._mask)])
-            labels = np.concatenate([labels, np.full(num_extra, self._delete)])
-            weights = np.concatenate([weights, np.full(num_extra, weight / num_extra)])
-        return canvas, labels, weights
+    def _hole(
+        self, content: Int[Tensor, " n"], uniform: float, is_known_length: bool, rng: np.random.Generator
+    ) -> Canvas:
+        """An exact count of masks, then length noise. Each hole is a block of the estimator."""
+        size = torch.tensor([len(content)])
+        count = draw_counts(torch.tensor([uniform], dtype=torch.float64), size)
+        weight = float(token_weights(count, size, self._noise.weighting, clip=self._noise.clip))
+        is_masked = torch.zeros(len(content), dtype=torch.bool)
+        is_masked[torch.from_numpy(rng.permutation(len(content))[: int(count)])] = True
+        hole = self._length_noise(content, is_masked, is_known_length, rng)
+        return Canvas(hole.canvas_ids, hole.labels, hole.weights * weight, ~hole.is_masked)
 
-
-def _visible(token_ids: np.ndarray) -> _Part:
-    return token_ids, np.full(len(token_ids), -1), np.zeros(len(token_ids))
-
-
-def merged_pairs(is_masked: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
-    """True where a masked position is absorbed by the masked position before it; pairs never overlap."""
-    is_absorbed = np.zeros(len(is_masked), dtype=bool)
-    draws = rng.random(len(is_masked))
-    at = 1
-    while at < len(is_masked):
-        if is_masked[at - 1] and is_masked[at] and draws[at] < rate:
-            is_absorbed[at] = True
-            at += 1  # the absorbed position cannot absorb another
-        at += 1
-    return is_absorbed
+    def _length_noise(
+        self, content: Int[Tensor, " n"], is_masked: Bool[Tensor, " n"], is_known_length: bool, rng: np.random.Generator
+    ) -> LengthNoise:
+        config = self._config
+        draws = torch.from_numpy(rng.random(len(content)))
+        if is_known_length:
+            return length_noise(content, is_masked, 0, draws, 0.0, **self._ids)
+        merge_rate = rng.uniform(0.0, config.max_merge_rate) if rng.random() < config.merge_rate else 0.0
+        num_extra = int(rng.integers(1, config.max_extra + 1)) if rng.random() < config.extra_rate else 0
+        return length_noise(content, is_masked, num_extra, draws, merge_rate, **self._ids)
 
 
-def in_place_batch(canvases: Sequence[Sequence[NoisyDocument]], length: int, pad: int) -> MicroBatch:
-    """Lay noisy canvases out in rows of ``length`` under full attention within each document."""
+def _visible(token_ids: Int[Tensor, " n"]) -> Canvas:
+    never = torch.zeros(len(token_ids), dtype=torch.bool)
+    return Canvas(token_ids, token_ids, never.float(), never)
+
+
+def in_place_batch(
+    canvases: Sequence[Sequence[Canvas]], length: int, pad: int, draw: NoiseDraw, editor: Editor | None = None
+) -> MicroBatch:
+    """Lay canvases out in rows of ``length`` under full attention within each document; an ``editor`` corrupts visible hole tokens."""
     shape = (len(canvases), length)
-    token_ids = np.full(shape, pad, dtype=np.int64)
-    labels = np.full(shape, -1, dtype=np.int64)
-    weights = np.zeros(shape, dtype=np.float32)
-    documents, positions = (np.zeros(shape, dtype=np.int64) for _ in range(2))
+    token_ids, labels = (torch.full(shape, pad) for _ in range(2))
+    weights = torch.zeros(shape)
+    is_editable = torch.zeros(shape, dtype=torch.bool)
+    documents, positions = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
     num_targets = 0
     for row, packed in enumerate(canvases):
         start = 0
@@ -148,20 +154,23 @@ def in_place_batch(canvases: Sequence[Sequence[NoisyDocument]], length: int, pad
                 break
             at = slice(start, start + size)
             token_ids[row, at], labels[row, at] = canvas.token_ids[:size], canvas.labels[:size]
-            weights[row, at] = canvas.weights[:size]
-            documents[row, at], positions[row, at] = number, np.arange(size)
+            weights[row, at], is_editable[row, at] = canvas.weights[:size], canvas.is_editable[:size]
+            documents[row, at], positions[row, at] = number, torch.arange(size)
             num_targets += canvas.num_targets
             start += size
-        documents[row, start:], positions[row, start:] = len(packed), np.arange(length - start)
-    is_trained = torch.from_numpy((labels >= 0) & (weights > 0))
-    documents_rl = torch.from_numpy(documents)
+        documents[row, start:], positions[row, start:] = len(packed), torch.arange(length - start)
+    if editor is not None:
+        edited = editor(token_ids, is_editable, documents, documents, draw)
+        token_ids = edited.token_ids
+        weights = weights + edited.is_corrupted + editor.config.keep_weight * edited.is_kept_sample
+    is_trained = weights > 0
     return MicroBatch(
-        token_ids=torch.from_numpy(token_ids),
-        positions=torch.from_numpy(positions),
-        topology=Topology.block_causal(torch.zeros_like(documents_rl), documents_rl),
+        token_ids=token_ids,
+        positions=positions,
+        topology=Topology.block_causal(torch.zeros_like(documents), documents),
         target_rows=is_trained.flatten().nonzero()[:, 0],
-        labels=torch.from_numpy(labels)[is_trained],
-        weights=torch.from_numpy(weights)[is_trained],
+        labels=labels[is_trained],
+        weights=weights[is_trained],
         bound_weights=torch.zeros(int(is_trained.sum())),
         num_targets=num_targets,
         num_bound_targets=0,

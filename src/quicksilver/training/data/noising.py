@@ -6,18 +6,34 @@ All draws are counters of (seed, step, global row, position), so they depend nei
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.diffusion.counter_rng import counter_uniform
-from quicksilver.diffusion.estimator import Weighting, at_positions, draw_counts, mask_exact_count, target_counts, token_weights
+from quicksilver.diffusion.edit import (
+    EditedTokens,
+    choose_replacements,
+    edit_noise,
+    swap_replacements,
+    unigram_replacements,
+)
+from quicksilver.diffusion.estimator import (
+    Weighting,
+    at_positions,
+    draw_counts,
+    mask_exact_count,
+    target_counts,
+    token_weights,
+)
 from quicksilver.errors import ConfigError
 from quicksilver.models.topology import Topology
 from quicksilver.training.batch import MicroBatch
 from quicksilver.training.data.rows import PackedRows
 
-_SCORE, _EDIT_BLOCK, _EDIT_TOKEN, _EDIT_KEEP, _EDIT_WORD = range(101, 106)
+_SCORE, _EDIT_BLOCK, _EDIT_SCORE, _EDIT_CHOICE, _EDIT_UNIGRAM, _EDIT_SWAP = range(101, 107)
 """Purposes of counter draws, so that no two share a counter."""
+_EDIT_SHARES = (0.5, 0.5)
+"""Wrong tokens come from the corpus's unigrams and from elsewhere in the same document."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,9 +52,11 @@ class NoiseConfig:
     """Loss weight of sampled visible tokens that were not replaced: without it the editor learns that every token is wrong."""
 
     def __post_init__(self) -> None:
-        for name in ("edit_rate", "edit_block_rate", "edit_start", "keep_weight"):
+        for name in ("edit_block_rate", "edit_start", "keep_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        if not 0.0 <= self.edit_rate <= 0.5:
+            raise ConfigError(f"edit_rate must lie in [0, 0.5], got {self.edit_rate}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +70,70 @@ class NoiseDraw:
     slot_uniforms: Float[Tensor, "R S"]
     """The rows' share of the stratified draws of the global batch."""
 
-    def uniform(self, purpose: int, positions: Int[Tensor, "1 L"]) -> Float[Tensor, "R L"]:
-        """Independent draws per row and position."""
-        return counter_uniform(self.seed, self.step, purpose, self.row_ids[:, None], positions)
+    def uniform(self, purpose: int, index: Int[Tensor, "#R L"]) -> Float[Tensor, "R L"]:
+        """Independent draws per row and index."""
+        return counter_uniform(self.seed, self.step, purpose, self.row_ids[:, None], index)
+
+
+@dataclass(frozen=True, slots=True)
+class Editor:
+    """Edit noise over rows, with what wrong tokens are drawn from."""
+
+    config: NoiseConfig
+    token_counts: Float[Tensor, " V"]
+    """Unigram counts of the training split; zero for special tokens."""
+    num_special: int
+    """Ids below this are special: never put on a canvas, never edited."""
+
+    def __call__(
+        self,
+        token_ids: Int[Tensor, "R L"],
+        is_editable: Bool[Tensor, "R L"],
+        documents: Int[Tensor, "R L"],
+        blocks: Int[Tensor, "R L"],
+        draw: NoiseDraw,
+    ) -> EditedTokens:
+        """Corrupt a share of the editable tokens in about half of the blocks (numbered within their row)."""
+        config, positions = self.config, torch.arange(token_ids.shape[1])[None]
+        sources = torch.stack(
+            [
+                unigram_replacements(self.token_counts, draw.uniform(_EDIT_UNIGRAM, positions)),
+                swap_replacements(token_ids, documents, draw.uniform(_EDIT_SWAP, positions)),
+            ]
+        )
+        replacements = choose_replacements(sources, _EDIT_SHARES, draw.uniform(_EDIT_CHOICE, positions))
+        has_edits = draw.uniform(_EDIT_BLOCK, blocks.clamp(min=0)) < config.edit_block_rate
+        return edit_noise(
+            token_ids,
+            is_editable & has_edits & (token_ids >= self.num_special),
+            replacements,
+            draw.uniform(_EDIT_SCORE, positions),
+            rate=config.edit_rate,
+            special_ids=torch.arange(self.num_special),
+        )
 
 
 def noise_training_pair(
-    rows: PackedRows, draw: NoiseDraw, config: NoiseConfig, edit_rate: float, mask_id: int
+    rows: PackedRows, draw: NoiseDraw, config: NoiseConfig, mask_id: int, editor: Editor | None = None
 ) -> MicroBatch:
-    """The [noisy ⊕ clean] rows of block diffusion: exact-count masks per block, loss on the noisy half only."""
+    """The [noisy ⊕ clean] rows of block diffusion: exact-count masks per block, loss on the noisy half only.
+
+    With an ``editor`` visible tokens of the noisy half are corrupted too; corrupted and kept samples are then trained beside the masks.
+    """
     positions = torch.arange(rows.token_ids.shape[1])[None]
-    num_slots = draw.slot_uniforms.shape[1]
-    sizes = target_counts(rows.slots, rows.is_target, num_slots)
+    sizes = target_counts(rows.slots, rows.is_target, draw.slot_uniforms.shape[1])
     counts = draw_counts(draw.slot_uniforms, sizes)
     is_masked = mask_exact_count(rows.slots, rows.is_target, counts, draw.uniform(_SCORE, positions))
-    noisy = torch.where(is_masked, mask_id, rows.token_ids)
-    weights = at_positions(token_weights(counts, sizes, config.weighting, clip=config.clip), rows.slots) * rows.loss_scale
-    bound_weights = at_positions(token_weights(counts, sizes, Weighting.ELBO), rows.slots) * rows.loss_scale
-    is_trained = is_masked
-    num_targets = rows.num_targets
+    weights = at_positions(token_weights(counts, sizes, config.weighting, clip=config.clip), rows.slots) * is_masked
+    bound_weights = at_positions(token_weights(counts, sizes, Weighting.ELBO), rows.slots) * is_masked
+    visible = rows.token_ids
+    if editor is not None:
+        edited = editor(rows.token_ids, rows.is_target & ~is_masked, rows.documents, rows.slots, draw)
+        visible = edited.token_ids
+        weights = weights + edited.is_corrupted + config.keep_weight * edited.is_kept_sample
+    noisy = torch.where(is_masked, mask_id, visible)
+    weights = weights * rows.loss_scale
+    is_trained = weights > 0
     in_noisy_half = torch.cat([is_trained, torch.zeros_like(is_trained)], dim=1)
     return MicroBatch(
         token_ids=torch.cat([noisy, rows.token_ids], dim=1),
@@ -79,7 +142,8 @@ def noise_training_pair(
         target_rows=in_noisy_half.flatten().nonzero()[:, 0],
         labels=rows.token_ids[is_trained],
         weights=weights[is_trained].float(),
-        bound_weights=bound_weights[is_trained].float(),
-        num_targets=num_targets,
-        num_bound_targets=num_targets,
+        bound_weights=(bound_weights * rows.loss_scale)[is_trained].float(),
+        num_targets=rows.num_targets,
+        # Under edit noise the past is right but the block's visible tokens are not, so it is no bound of the clean text.
+        num_bound_targets=rows.num_targets if editor is None else 0,
     )

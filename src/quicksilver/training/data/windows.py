@@ -31,7 +31,9 @@ class Windows:
 
     def __init__(self, tokens: TokenFile, *, window_length: int, seed: int, newline_id: int) -> None:
         if tokens.num_tokens < 2 * window_length:
-            raise TrainingError(f"the token file holds {tokens.num_tokens} tokens, fewer than two windows of {window_length}")
+            raise TrainingError(
+                f"the token file holds {tokens.num_tokens} tokens, fewer than two windows of {window_length}"
+            )
         self._tokens = tokens
         self._length = window_length
         self._seed = seed
