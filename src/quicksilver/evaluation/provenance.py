@@ -1,0 +1,52 @@
+"""Where figures come from: which weights, which code, which machine."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from quicksilver.checkpoints.folder import TOKENIZER_FILE
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over the configuration, weights and tokenizer of a checkpoint folder."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", TOKENIZER_FILE):
+        digest.update(name.encode())
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def environment() -> dict[str, object]:
+    """Hardware, versions and the commit of the code: what a figure needs beside it."""
+    return {
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": _commit(),
+    }
+
+
+def _cpu_name() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The checked-out commit, with ``-dirty`` if files differ from it; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
