@@ -30,9 +30,14 @@ class RunFolder:
         """Whole checkpoints, oldest first."""
         return sorted(self._checkpoints.glob("step-*.pt"))
 
+    @staticmethod
+    def checkpoint_name(step: int) -> str:
+        """File name, which sorts by step."""
+        return f"step-{step:08d}.pt"
+
     def save(self, state: dict[str, object], step: int) -> Path:
         """Write a checkpoint and delete the oldest beyond the number to keep."""
-        path = self._checkpoints / f"step-{step:08d}.pt"
+        path = self._checkpoints / self.checkpoint_name(step)
         partial = path.with_suffix(".partial")
         torch.save(state, partial)
         with partial.open("rb") as file:

@@ -1,7 +1,8 @@
 """The training loop, for every task and objective.
 
-A step's batch is a pure function of (seed, step, global row), so a run killed at any moment continues from its last checkpoint with
-the same losses bit for bit (same machine, same number of threads), and its noise does not depend on the number of ranks.
+A step's batch is a pure function of (seed, step, global row), so a run killed at any moment continues from its last
+checkpoint with the same losses bit for bit (same machine, same number of threads), and its noise does not depend on
+the number of ranks.
 """
 
 import signal
@@ -116,7 +117,15 @@ class Trainer:
         """Train to the end of the schedule, or until ``max_minutes`` have passed or SIGTERM or SIGINT arrives.
 
         However it stops early, a checkpoint of the last finished step is written first.
+
+        Raises:
+            TrainingError: the folder holds checkpoints of later steps, or a gradient is not finite.
         """
+        later = [
+            path for path in self._folder.checkpoints() if path.name > self._folder.checkpoint_name(self._next_step)
+        ]
+        if later:
+            raise TrainingError(f"{later[-1]} is beyond step {self._next_step}; resume from it, or use another --out")
         if self._is_main:
             self._folder.create(self.recipe.to_json())
             self._folder.drop_log_after(self._next_step)
@@ -156,7 +165,8 @@ class Trainer:
         if progress is not None:
             progress.note(
                 f"{recipe.name}: {recipe.model.num_parameters / 1e6:.1f}M parameters, {recipe.precision}, "
-                f"matrix-product peak {peak / 1e9:,.0f} GFLOP/s, {recipe.schedule.num_steps - self._next_step} steps to go"
+                f"matrix-product peak {peak / 1e9:,.0f} GFLOP/s, "
+                f"{recipe.schedule.num_steps - self._next_step} steps to go"
             )
         saved_at = time.monotonic()
         while self._next_step < recipe.schedule.num_steps:
@@ -184,7 +194,7 @@ class Trainer:
                 return
 
     def _train_step(self, step: int) -> tuple[dict[str, float], float, int]:
-        """One optimizer update. Returns figures, floating-point operations and target tokens, all of the global batch."""
+        """One optimizer update. Returns figures, operations (FLOP) and target tokens of the global batch."""
         accelerator = self._accelerator
         self._model.train()
         batches = self._task.micro_batches(step, accelerator.process_index, accelerator.num_processes)
