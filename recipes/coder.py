@@ -41,7 +41,8 @@ def _spec(objective: Objective, task: CodeTaskConfig) -> DiffusionSpec:
 def coder_4m(tokens: Path, objective: Objective = Objective.MASK) -> Recipe:
     """4.2M parameters: what a laptop without bf16 units trains in hours.
 
-    The twin's step costs 0.56 of the diffusion step (no clean copy, no masks), so at equal compute it takes 1.8 times the steps.
+    The twin's step costs 0.56 of the diffusion step (no clean copy, no masks), so at equal compute it takes 1.8 times
+    the steps.
     """
     task = CodeTaskConfig(tokens=tokens, num_block_rows=4, num_in_place_rows=8)
     is_ar = objective is Objective.AUTOREGRESSIVE

@@ -1,7 +1,8 @@
 """The task of the bundled model: Python source in left-to-right, fill-in-the-middle, edit and in-place views.
 
-``Objective.MASK`` trains block diffusion on block-causal rows and masked diffusion on in-place rows; ``Objective.AUTOREGRESSIVE`` trains the
-twin on the same windows and views, in-place rows becoming fill-in-the-middle rows, because a causal model has no other way to fill.
+``Objective.MASK`` trains block diffusion on block-causal rows and masked diffusion on in-place rows;
+``Objective.AUTOREGRESSIVE`` trains the twin on the same windows and views, in-place rows becoming fill-in-the-middle
+rows, because a causal model has no other way to fill.
 """
 
 import shutil
@@ -209,7 +210,7 @@ class _Row:
 
 
 def autoregressive_batch(rows: PackedRows) -> MicroBatch:
-    """Next-token prediction under causal attention: the prediction at row i is trained on token i + 1 of the same document."""
+    """Next-token prediction under causal attention: row i is trained on token i + 1 of the same document."""
     follows = rows.is_target[:, 1:] & (rows.documents[:, 1:] == rows.documents[:, :-1])
     is_trained = torch.cat([follows, torch.zeros_like(follows[:, :1])], dim=1)
     labels = torch.roll(rows.token_ids, -1, dims=1)[is_trained]

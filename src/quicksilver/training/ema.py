@@ -9,7 +9,8 @@ from quicksilver.errors import ConfigError
 class WeightAverage:
     """Averages parameters as ``average = decay * average + (1 - decay) * weight`` with a warm-up of the decay.
 
-    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that early averages are not dominated by the initial weights.
+    After n updates the decay is min(decay, (1 + n) / (10 + n)), so that early averages are not dominated by the
+    initial weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

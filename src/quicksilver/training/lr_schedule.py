@@ -1,4 +1,7 @@
-"""Warm-up, stable, decay (WSD): a constant learning rate that a decay can branch off at any step (Hu et al. 2024, arXiv:2404.06395)."""
+"""Warm-up, stable, decay (WSD): a constant learning rate that a decay can branch off at any step.
+
+Source: Hu et al. 2024, arXiv:2404.06395.
+"""
 
 from dataclasses import dataclass
 

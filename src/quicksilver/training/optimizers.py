@@ -1,7 +1,7 @@
 """Optimizers: Muon for the hidden matrices, AdamW for embeddings, head, gains and biases.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of each matrix; torch ships it. It does
-not suit embedding tables, whose rows are updated sparsely, nor vectors.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of each matrix;
+torch ships it. It does not suit embedding tables, whose rows are updated sparsely, nor vectors.
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -59,9 +60,9 @@ class Progress:
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def _line(self, step: int, figures: dict[str, float]) -> str:
-        left = int(figures["seconds_left"])
-        bits = f"  bits/byte {figures['bits_per_byte']:.3f}" if "bits_per_byte" in figures else ""
-        return (
-            f"step {step + 1}/{self._num_steps}  loss {figures['loss']:.3f}{bits}  {figures['tokens_per_s']:,.0f} tokens/s"
-            f"  MFU {figures['mfu']:.0%}  lr x{figures['lr_multiplier']:.2f}  left {left // 3600}:{left % 3600 // 60:02d}:{left % 60:02d}"
-        )
+        left = timedelta(seconds=int(figures["seconds_left"]))
+        parts = [f"step {step + 1}/{self._num_steps}", f"loss {figures['loss']:.3f}"]
+        if "bits_per_byte" in figures:
+            parts.append(f"bits/byte {figures['bits_per_byte']:.3f}")
+        parts += [f"{figures['tokens_per_s']:,.0f} tokens/s", f"MFU {figures['mfu']:.0%}"]
+        return "  ".join([*parts, f"lr x{figures['lr_multiplier']:.2f}", f"left {left}"])

@@ -1,7 +1,7 @@
 """In-place rows: holes between visible code, every position seeing every other one.
 
-Half of the rows train filling (a few holes, their length hidden by expand and delete labels), half train the whole document as one
-canvas, which gives several times more predictions per forward. Each hole is a block of the estimator.
+Half of the rows train filling (a few holes, their length hidden by expand and delete labels), half train the whole
+document as one canvas, which gives several times more predictions per forward. Each hole is a block of the estimator.
 """
 
 from collections.abc import Sequence
@@ -139,7 +139,10 @@ def _visible(token_ids: Int[Tensor, " n"]) -> Canvas:
 def in_place_batch(
     canvases: Sequence[Sequence[Canvas]], length: int, pad: int, draw: NoiseDraw, editor: Editor | None = None
 ) -> MicroBatch:
-    """Lay canvases out in rows of ``length`` under full attention within each document; an ``editor`` corrupts visible hole tokens."""
+    """Lay canvases out in rows of ``length`` under full attention within each document.
+
+    An ``editor`` corrupts visible hole tokens.
+    """
     shape = (len(canvases), length)
     token_ids, labels = (torch.full(shape, pad) for _ in range(2))
     weights = torch.zeros(shape)

@@ -49,7 +49,8 @@ class NoiseConfig:
     edit_start: float = 0.7
     """Fraction of the run after which edit noise begins; 1 turns it off."""
     keep_weight: float = 0.2
-    """Loss weight of sampled visible tokens that were not replaced: without it the editor learns that every token is wrong."""
+    """Loss weight of sampled visible tokens that were not replaced: without it the editor learns that every token
+    is wrong."""
 
     def __post_init__(self) -> None:
         for name in ("edit_block_rate", "edit_start", "keep_weight"):
@@ -118,7 +119,8 @@ def noise_training_pair(
 ) -> MicroBatch:
     """The [noisy ⊕ clean] rows of block diffusion: exact-count masks per block, loss on the noisy half only.
 
-    With an ``editor`` visible tokens of the noisy half are corrupted too; corrupted and kept samples are then trained beside the masks.
+    With an ``editor`` visible tokens of the noisy half are corrupted too; corrupted and kept samples are then trained
+    beside the masks.
     """
     positions = torch.arange(rows.token_ids.shape[1])[None]
     sizes = target_counts(rows.slots, rows.is_target, draw.slot_uniforms.shape[1])
@@ -144,6 +146,7 @@ def noise_training_pair(
         weights=weights[is_trained].float(),
         bound_weights=(bound_weights * rows.loss_scale)[is_trained].float(),
         num_targets=rows.num_targets,
-        # Under edit noise the past is right but the block's visible tokens are not, so it is no bound of the clean text.
+        # Under edit noise the past is right but the block's visible tokens are not, so it is no bound of the clean
+        # text.
         num_bound_targets=rows.num_targets if editor is None else 0,
     )

@@ -1,13 +1,15 @@
 """Views: the ways one piece of source becomes a training document.
 
 * left to right: ``<file>`` code, denoised block by block (block-causal).
-* fill-in-the-middle: ``<fim_pre>`` prefix ``<fim_suf>`` suffix ``<fim_mid>`` middle ``<eos>`` (block-causal, cacheable).
+* fill-in-the-middle: ``<fim_pre>`` prefix ``<fim_suf>`` suffix ``<fim_mid>`` middle ``<eos>`` (block-causal,
+  cacheable).
 * edit: ``<edit_before>`` damaged code ``<edit_after>`` code ``<eos>`` (block-causal).
 * in place: ``<canvas>`` code with holes, all positions seeing each other (one block).
 
-The block grid starts at the document's first token and anew at the response, as it does when a prompt is served. The tail of
-the response's last block is filled with ``<eos>`` because the server's last block is always whole; all ``<eos>`` of a document
-share the loss of one token, so the model is not trained on fill. Fill-in-the-middle follows Bavarian et al. 2022 (arXiv:2207.14255).
+The block grid starts at the document's first token and anew at the response, as it does when a prompt is served. The
+tail of the response's last block is filled with ``<eos>`` because the server's last block is always whole; all
+``<eos>`` of a document share the loss of one token, so the model is not trained on fill. Fill-in-the-middle follows
+Bavarian et al. 2022 (arXiv:2207.14255).
 """
 
 from collections.abc import Callable
@@ -147,7 +149,7 @@ class Views:
         return prompt_response(head, split.middle, block_length, special.eos, self._sentinels)
 
     def _edit_stop(self, token_ids: np.ndarray, rng: np.random.Generator) -> int:
-        """End of the first few lines: at most 12, so that the code before and after an edit both fit a short context."""
+        """End of the first few lines: at most 12, so that code before and after an edit fit a short context."""
         starts = self._line_starts(token_ids)
         last = int(rng.integers(1, 13))
         return int(starts[last]) if last < len(starts) else len(token_ids)

@@ -1,7 +1,8 @@
 """Windows of a token file: which tokens a training row is cut from.
 
-A row's window is a pure function of (seed, row id): epochs are permutations of equal windows, shifted anew each epoch so that
-document positions do not always fall at the same place. Nothing is stored, so a run resumes anywhere and on any number of ranks.
+A row's window is a pure function of (seed, row id): epochs are permutations of equal windows, shifted anew each epoch
+so that document positions do not always fall at the same place. Nothing is stored, so a run resumes anywhere and on
+any number of ranks.
 """
 
 from dataclasses import dataclass
