@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import ConfigError
@@ -133,5 +133,5 @@ def load_recipe(name: str, recipes_dir: Path) -> Callable[..., Recipe]:
             ):
                 known.append(f"{path.stem}:{attribute}")
                 if attribute == function:
-                    return value
+                    return cast(Callable[..., Recipe], value)
     raise ConfigError(f"no recipe {name!r}; there are: {', '.join(known) or f'none in {recipes_dir}'}")

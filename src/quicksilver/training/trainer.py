@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -149,7 +150,7 @@ class Trainer:
     def _is_main(self) -> bool:
         return self._accelerator.is_main_process
 
-    def _catch_signals(self) -> dict[int, object]:
+    def _catch_signals(self) -> dict[int, Any]:  # a handler is a callable, a number or None
         if threading.current_thread() is not threading.main_thread():
             return {}
 
