@@ -28,7 +28,11 @@ def crop_around_holes(texts: Sequence[Ids], budget: int, newline_id: int) -> lis
     kept = []
     for text, (head, tail) in zip(texts, _within(texts, radius), strict=True):
         is_whole = len(head) + len(tail) == len(text)
-        kept.append(text if is_whole else _to_line_end(text, len(head), newline_id) + _from_line_start(text, len(tail), newline_id))
+        kept.append(
+            text
+            if is_whole
+            else _to_line_end(text, len(head), newline_id) + _from_line_start(text, len(tail), newline_id)
+        )
     return kept
 
 

@@ -32,7 +32,9 @@ def find_model(path_or_name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     names = ", ".join(bundled) or "none"
-    raise CheckpointError(f"no model {str(path_or_name)!r}: no such folder, and not a bundled model (there are: {names})")
+    raise CheckpointError(
+        f"no model {str(path_or_name)!r}: no such folder, and not a bundled model (there are: {names})"
+    )
 
 
 def load(path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None) -> Model:

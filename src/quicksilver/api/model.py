@@ -25,6 +25,7 @@ from quicksilver.api.results import Completion
 from quicksilver.api.scoring import Score, score_tokens
 from quicksilver.api.session import Session
 from quicksilver.decoding import CanvasLogits, Hole, SamplingParams, Segment, Text
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import CheckpointError, ConfigError, InputError
 from quicksilver.models.denoiser import Denoiser
@@ -90,7 +91,12 @@ class Model:
             ConfigError: parameters contradict each other or the checkpoint.
         """
         options = DecodingOptions(
-            policy=policy, threshold=threshold, steps=steps, block_length=block_length, temperature=temperature, seed=seed
+            policy=policy,
+            threshold=threshold,
+            steps=steps,
+            block_length=block_length,
+            temperature=temperature,
+            seed=seed,
         )
         return self.run(GenerateRequest(prompt=prompt, max_tokens=max_tokens, options=options))
 
@@ -119,7 +125,12 @@ class Model:
             ConfigError: parameters contradict each other or the checkpoint.
         """
         options = DecodingOptions(
-            policy=policy, threshold=threshold, steps=steps, block_length=block_length, temperature=temperature, seed=seed
+            policy=policy,
+            threshold=threshold,
+            steps=steps,
+            block_length=block_length,
+            temperature=temperature,
+            seed=seed,
         )
         request = InfillRequest(
             texts=(prefix, suffix),
@@ -152,7 +163,12 @@ class Model:
             ConfigError: parameters contradict each other or the checkpoint.
         """
         options = DecodingOptions(
-            policy=policy, threshold=threshold, steps=steps, block_length=block_length, temperature=temperature, seed=seed
+            policy=policy,
+            threshold=threshold,
+            steps=steps,
+            block_length=block_length,
+            temperature=temperature,
+            seed=seed,
         )
         request = InfillRequest(
             texts=split_template(template, mark),
@@ -216,7 +232,9 @@ class Model:
             raise InputError("an empty text has no likelihood to score")
         self._require_room(len(token_ids) + 1, "the text with its start token")
         num_bytes = len(text.encode("utf-8"))
-        return score_tokens(self._denoiser, self.spec, token_ids, num_bytes=num_bytes, num_subsets=num_subsets, seed=seed)
+        return score_tokens(
+            self._denoiser, self.spec, token_ids, num_bytes=num_bytes, num_subsets=num_subsets, seed=seed
+        )
 
     def logits(self, token_ids: Sequence[int], *, layout: Layout | None = None) -> Float[Tensor, "L V"]:
         """Raw float32 logits of one canvas, row for row as the network gives them: never shifted, nothing forbidden.
@@ -232,7 +250,9 @@ class Model:
         """
         layout = self.spec.layouts[0] if layout is None else layout
         if layout not in self.spec.layouts:
-            raise ConfigError(f"this checkpoint was not trained in layout {layout}; it knows {', '.join(self.spec.layouts)}")
+            raise ConfigError(
+                f"this checkpoint was not trained in layout {layout}; it knows {', '.join(self.spec.layouts)}"
+            )
         if not token_ids:
             raise InputError("an empty canvas has no logits")
         self._require_room(len(token_ids), "the canvas")
@@ -284,8 +304,10 @@ class Model:
         if request.max_tokens is None:
             self._require_room(used + block_length, "the prompt and one block")
             room = (self.max_length - used) // block_length * block_length
-            return replace(params, max_tokens=min(decoding.params.DEFAULT_MAX_TOKENS, room))
-        self._require_room(used + _whole_blocks(request.max_tokens, block_length), "the prompt with max_tokens in whole blocks")
+            return replace(params, max_tokens=min(DEFAULT_MAX_TOKENS, room))
+        self._require_room(
+            used + _whole_blocks(request.max_tokens, block_length), "the prompt with max_tokens in whole blocks"
+        )
         return replace(params, max_tokens=request.max_tokens)
 
     def _template(self, request: InfillRequest) -> list[Segment]:
@@ -298,7 +320,9 @@ class Model:
             # Holes may take what the text leaves, and at least half of the context.
             most = max(space - sum(map(len, texts)), space // 2) // request.num_holes
             cap = max(min(self.spec.decoding.max_hole_length, most), 1)
-        self._require_room(num_sentinels + cap * request.num_holes, f"holes of up to {cap} tokens, {request.num_holes} in all,")
+        self._require_room(
+            num_sentinels + cap * request.num_holes, f"holes of up to {cap} tokens, {request.num_holes} in all,"
+        )
         seen = crop_around_holes(texts, space - cap * request.num_holes, self.tokenizer.newline_id)
         hole = Hole(length=cap) if request.hole_length else Hole(max_length=cap)
         return [Text(token_ids=seen[0]), *(part for ids in seen[1:] for part in (hole, Text(token_ids=ids)))]
@@ -312,7 +336,7 @@ class Model:
         return cap + 1
 
     def _infill_one_by_one(self, request: InfillRequest, params: SamplingParams) -> Generator[StreamEvent, None, None]:
-        room = params.max_tokens or decoding.params.DEFAULT_MAX_TOKENS
+        room = params.max_tokens or DEFAULT_MAX_TOKENS
         used = _NUM_PSM_SENTINELS + _whole_blocks(room, self._block_length(request.options.block_length))
         session = self._session(params, request.num_holes)
         prefix = ""
@@ -321,7 +345,9 @@ class Model:
             suffix = "".join(request.texts[hole + 1 :])
             sides = [tuple(ids) for ids in self.tokenizer.encode_batch([prefix, suffix])]
             before, after = crop_around_holes(sides, self.max_length - used, self.tokenizer.newline_id)
-            prefix += yield from session.follow(decoding.infill_psm(self._logits_fn, self.spec, before, after, params), 1)
+            prefix += yield from session.follow(
+                decoding.infill_psm(self._logits_fn, self.spec, before, after, params), 1
+            )
         yield Done(completion=session.complete(request.texts))
 
 

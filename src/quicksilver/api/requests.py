@@ -17,8 +17,8 @@ class InfillLayout(StrEnum):
     IN_PLACE = "in_place"
     """Between prefix and suffix, all holes at once, every position seeing every other one."""
     PSM = "psm"
-    """After prefix and suffix, generated block by block until eos. Several holes are filled one after the other, in order:
-    an earlier hole is seen with its filling, a later one as if nothing stood there."""
+    """After prefix and suffix, generated block by block until eos. Several holes are filled one after the other, in
+    order: an earlier hole is seen with its filling, a later one as if nothing stood there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class DecodingOptions:
     """How to decode; None leaves a choice to the checkpoint."""
 
     policy: str | None = None
-    """A name of ``quicksilver.decoding.POLICY_NAMES``. None: ``fixed_steps`` if ``steps`` is given, else the checkpoint's."""
+    """One of ``quicksilver.decoding.POLICY_NAMES``. None: ``fixed_steps`` if ``steps`` is given, else the checkpoint's."""
     threshold: float | None = None
     """Confidence from which a token is written, for policies that have a threshold."""
     steps: int | None = None
@@ -47,16 +47,18 @@ class DecodingOptions:
         if spec.objective is Objective.AUTOREGRESSIVE:
             for name in ("policy", "threshold", "steps", "block_length"):
                 if getattr(self, name) is not None:
-                    raise ConfigError(f"{name} has no meaning for an autoregressive checkpoint, which writes one token per step")
+                    raise ConfigError(
+                        f"{name} has no meaning for an autoregressive checkpoint, which writes one token per step"
+                    )
             return None
         if self.policy is None and self.steps is not None and self.threshold is not None:
             raise ConfigError(
-                "steps and threshold contradict each other: tokens are committed by count (policy fixed_steps) or by confidence"
+                "steps and threshold contradict each other: commit tokens by count (policy fixed_steps) or by confidence"
             )
         trained = sorted({spec.block_length, *spec.trained_block_lengths})
         if self.block_length is not None and self.block_length not in trained:
             raise ConfigError(
-                f"block_length {self.block_length} was not trained; this checkpoint knows {', '.join(map(str, trained))}"
+                f"block_length {self.block_length} was not trained; the checkpoint knows {', '.join(map(str, trained))}"
             )
         name = self.policy or ("fixed_steps" if self.steps is not None else spec.decoding.policy)
         return make_policy(name, threshold=self.threshold, steps=self.steps, defaults=spec.decoding)
@@ -85,7 +87,7 @@ class InfillRequest:
     hole_length: int | None = None
     """Exact number of tokens of every hole; None: found by the model."""
     max_hole_length: int | None = None
-    """Most tokens of a hole of unknown length; None: the checkpoint's, or less if the context is too short for all holes."""
+    """Most tokens of a hole of unknown length; None: the checkpoint's, or less if all holes could not fit the context."""
     layout: InfillLayout | None = None
     """None: in place if the checkpoint was trained so, else prefix-suffix-middle."""
     options: DecodingOptions = field(default_factory=DecodingOptions)
@@ -94,7 +96,9 @@ class InfillRequest:
         if len(self.texts) < 2:
             raise InputError("there is no hole to fill")
         if self.hole_length is not None and self.max_hole_length is not None:
-            raise ConfigError("hole_length and max_hole_length contradict each other: a hole's length is known or it is not")
+            raise ConfigError(
+                "hole_length and max_hole_length contradict each other: a hole's length is known or it is not"
+            )
         for name in ("hole_length", "max_hole_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -116,11 +120,15 @@ class InfillRequest:
             if not is_in_place_trained:
                 raise ConfigError("this checkpoint was not trained to fill holes in place; use layout psm")
             if self.options.block_length is not None:
-                raise ConfigError("block_length contradicts layout in_place, which denoises all holes together; use layout psm")
+                raise ConfigError(
+                    "block_length contradicts layout in_place, which denoises all holes together; use layout psm"
+                )
         elif Layout.BLOCK_CAUSAL not in spec.layouts:
             raise ConfigError("this checkpoint was not trained block by block; use layout in_place")
         elif self.hole_length is not None:
-            raise ConfigError("hole_length contradicts layout psm, where the model ends the hole itself; use max_hole_length")
+            raise ConfigError(
+                "hole_length contradicts layout psm, where the model ends the hole itself; use max_hole_length"
+            )
         return layout
 
 

@@ -79,7 +79,9 @@ class Session:
     def _snapshot(self, frame: Frame, first: int, num_holes: int) -> Snapshot:
         cells: list[list[Cell]] = [[] for _ in range(num_holes)]
         has_ended = False
-        for token, state, confidence, hole in zip(frame.token_ids, frame.state, frame.confidence, frame.hole, strict=True):
+        for token, state, confidence, hole in zip(
+            frame.token_ids, frame.state, frame.confidence, frame.hole, strict=True
+        ):
             # What follows a written eos is void.
             has_ended = has_ended or (hole != NO_HOLE and token == self._eos_id and state is not State.MASK)
             if hole != NO_HOLE and not has_ended:

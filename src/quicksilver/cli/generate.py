@@ -1,0 +1,60 @@
+"""`quicksilver generate`: continue a prompt."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quicksilver.cli import options
+from quicksilver.cli.files import read_text, write_text
+from quicksilver.errors import InputError
+
+EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
+quicksilver generate --file start.py --max-tokens 64 --watch
+git show HEAD:setup.py | quicksilver generate - --temperature 0.8 --seed 7 --json"""
+
+
+def command(
+    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - is standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the prompt from this UTF-8 file.")] = None,
+    model: options.Model = options.DEFAULT_MODEL,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Most tokens to write. [default: 256]")] = None,
+    policy: options.Policy = None,
+    threshold: options.Threshold = None,
+    steps: options.Steps = None,
+    block_length: options.BlockLength = None,
+    temperature: options.Temperature = None,
+    seed: options.Seed = None,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    watch: options.Watch = False,
+    verbose: options.Verbose = False,
+    device: options.Device = None,
+) -> None:
+    """Continue a prompt and print what follows it."""
+    if (prompt is None) == (file is None):
+        raise InputError("give either PROMPT (or -) or --file, " + ("not both" if file else "there is neither"))
+    text = read_text(file) if file is not None else read_text("-") if prompt == "-" else prompt or ""
+
+    from quicksilver.api import DecodingOptions, GenerateRequest
+    from quicksilver.cli.running import follow, load_model, print_cost, to_json
+
+    request = GenerateRequest(
+        prompt=text,
+        max_tokens=max_tokens,
+        options=DecodingOptions(
+            policy=policy,
+            threshold=threshold,
+            steps=steps,
+            block_length=block_length,
+            temperature=temperature,
+            seed=seed,
+        ),
+    )
+    loaded = load_model(model, device)
+    completion = follow(loaded, request, is_watched=watch)
+    if output is not None or not as_json:
+        write_text(completion.text, output)
+    if as_json:
+        write_text(to_json(loaded, completion), None)
+    print_cost(completion, is_verbose=verbose)

@@ -1,0 +1,74 @@
+"""`quicksilver infill`: fill the holes of a file."""
+
+from typing import Annotated
+
+import typer
+
+from quicksilver.cli import options
+from quicksilver.cli.files import read_text, write_text
+
+EXAMPLES = r"""printf 'def mean(xs):\n    return <FILL>\n' | quicksilver infill -
+quicksilver infill draft.py --watch --output draft.py
+quicksilver infill draft.py --mark '???' --hole-length 6
+quicksilver infill draft.py --policy entropy_bound --seed 7 --json"""
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="FILE", help="UTF-8 file with holes; - is standard input.")],
+    model: options.Model = options.DEFAULT_MODEL,
+    mark: Annotated[
+        str, typer.Option(metavar="TEXT", help="What stands for a hole; all holes are filled together.")
+    ] = "<FILL>",
+    hole_length: Annotated[
+        int | None, typer.Option(metavar="N", help="Exact tokens of every hole. [default: the model finds it]")
+    ] = None,
+    max_hole_length: Annotated[
+        int | None, typer.Option(metavar="N", help="Most tokens of every hole. [default: the model's]")
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(metavar="in_place|psm", help="Holes in place, or after prefix and suffix. [default: the model's]"),
+    ] = None,
+    policy: options.Policy = None,
+    threshold: options.Threshold = None,
+    steps: options.Steps = None,
+    block_length: options.BlockLength = None,
+    temperature: options.Temperature = None,
+    seed: options.Seed = None,
+    output: options.Output = None,
+    as_json: options.AsJson = False,
+    watch: options.Watch = False,
+    verbose: options.Verbose = False,
+    device: options.Device = None,
+) -> None:
+    """Fill the holes of a file and print it. Everything outside the holes stays as it is, byte for byte.
+
+    Of a file longer than the model's context the model sees the lines nearest the holes.
+    """
+    text = read_text(source)
+
+    from quicksilver.api import DecodingOptions, InfillRequest, split_template
+    from quicksilver.api.requests import parse_layout
+    from quicksilver.cli.running import follow, load_model, print_cost, to_json
+
+    request = InfillRequest(
+        texts=split_template(text, mark),
+        hole_length=hole_length,
+        max_hole_length=max_hole_length,
+        layout=parse_layout(layout),
+        options=DecodingOptions(
+            policy=policy,
+            threshold=threshold,
+            steps=steps,
+            block_length=block_length,
+            temperature=temperature,
+            seed=seed,
+        ),
+    )
+    loaded = load_model(model, device)
+    completion = follow(loaded, request, is_watched=watch)
+    if output is not None or not as_json:
+        write_text(completion.text, output)
+    if as_json:
+        write_text(to_json(loaded, completion), None)
+    print_cost(completion, is_verbose=verbose)

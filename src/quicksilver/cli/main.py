@@ -1,0 +1,114 @@
+"""The ``quicksilver`` command: finds the subcommand, imports that one alone, and turns errors into exit status.
+
+0 done, 1 failed, 2 bad usage or input, 130 interrupted. Expected errors are one line on stderr, never a traceback.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from quicksilver import __version__
+from quicksilver.errors import QuicksilverError, UsageError
+
+# The base of all errors typer's parser raises; which library defines it differs between versions of typer.
+_PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
+
+_COMMANDS = {
+    "infill": "Fill the holes of a file.",
+    "generate": "Continue a prompt.",
+    "demo": "Fill a file while you watch, and say what it took.",
+    "train": "Train a model by a recipe.",
+    "corpus": "Build and look at the training corpus.",
+    "export": "Write a model as a Hugging Face folder.",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the installed command exits with the status that this returns.
+
+    Args:
+        arguments: without the program's name; None takes the process's.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        status = _build_app(given)(args=given, prog_name="quicksilver", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except BrokenPipeError:
+        # The reader has gone. Without this the interpreter complains once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except _PARSER_ERROR as error:
+        return _usage(error)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except QuicksilverError as error:
+        return _fail(str(error), 1)
+
+
+def _usage(error: Exception) -> int:
+    message = str(getattr(error, "format_message", error.__str__)())
+    if message.startswith("Usage:"):  # a group without a subcommand answers with its help
+        sys.stderr.write(message + "\n")
+        return 2
+    return _fail(message[:1].lower() + message[1:].rstrip("."), 2)
+
+
+def _fail(message: str, status: int) -> int:
+    sys.stderr.write(f"quicksilver: error: {' '.join(message.split())}\n")
+    return status
+
+
+def _build_app(arguments: Sequence[str]) -> typer.Typer:
+    """All subcommands by name, the asked one with its options; importing one can take seconds."""
+    app = typer.Typer(
+        help="Quicksilver: diffusion language models that write and mend code.",
+        epilog=_examples("printf 'def mean(xs):\\n    return <FILL>\\n' | quicksilver infill -\nquicksilver demo"),
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, summary in _COMMANDS.items():
+        if name != asked:
+            app.command(name, help=summary)(_unused)
+            continue
+        module = importlib.import_module(f"quicksilver.cli.{name}")
+        if isinstance(getattr(module, "app", None), typer.Typer):
+            app.add_typer(module.app, name=name)
+        else:
+            app.command(name, epilog=_examples(module.EXAMPLES))(module.command)
+    return app
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=lambda value: _version(value)
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"quicksilver {__version__}")
+        raise typer.Exit
+
+
+def _unused() -> None:
+    """Stand-in for a subcommand that was not asked for."""
+
+
+def _examples(lines: str) -> str:
+    # \b keeps the line breaks of a paragraph.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines.splitlines())

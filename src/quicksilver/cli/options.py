@@ -1,0 +1,39 @@
+"""Options that several subcommands share. Imports nothing heavy: help must be fast."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_MODEL = "quicksilver-coder"
+
+POLICY_HELP = (
+    "What is committed at each step: confidence_threshold, dynamic_factor, entropy_bound, hierarchical, fixed_steps, "
+    "confidence_order, margin_order, random_order, joint_threshold, renoise or remdm. [default: the model's]"
+)
+
+Model = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="A bundled model or a checkpoint folder.")]
+Device = Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to run. [default: a GPU if there is one]")]
+Policy = Annotated[str | None, typer.Option(metavar="NAME", help=POLICY_HELP)]
+Threshold = Annotated[
+    float | None, typer.Option(metavar="P", help="Commit a token from this confidence, 0 to 1. [default: the model's]")
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Forwards per block, or for all holes in place; alone: policy fixed_steps."),
+]
+BlockLength = Annotated[
+    int | None, typer.Option(metavar="N", help="Tokens denoised together, block by block. [default: the model's]")
+]
+Temperature = Annotated[
+    float | None, typer.Option(metavar="T", help="0 takes the most probable tokens. [default: the model's]")
+]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Repeat exactly what this seed gave. [default: a new one]")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON: text per hole, NFE, TPF, tokens/s, confidence per token.")
+]
+Watch = Annotated[bool, typer.Option("--watch", help="Show the draft settle, on stderr.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print what it took on stderr even if that is no terminal.")]
+Output = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the text to this file instead of standard output.")
+]

@@ -1,0 +1,73 @@
+"""Running a request for a person: load with a spinner, follow the stream, report what it took."""
+
+import json
+import sys
+
+from rich.console import Console
+
+from quicksilver.api import Completion, Done, GenerateRequest, InfillRequest, Model, Snapshot, load
+from quicksilver.cli.watch import HoleView
+from quicksilver.errors import InputError
+
+
+def load_model(name: str, device: str | None) -> Model:
+    """Load, saying so on a terminal: reading weights can take seconds."""
+    with Console(stderr=True).status(f"loading {name} …"):
+        return load(name, device=device)
+
+
+def follow(model: Model, request: GenerateRequest | InfillRequest, *, is_watched: bool) -> Completion:
+    """The completion of a request, with its progress on stderr."""
+    console = Console(stderr=True)
+    events = model.stream(request)
+    if is_watched:
+        texts = (request.prompt, "") if isinstance(request, GenerateRequest) else request.texts
+        with HoleView(console, texts, is_kept=not sys.stdout.isatty()) as view:
+            return view.follow(events)
+    with console.status("decoding …") as status:
+        for event in events:
+            if isinstance(event, Snapshot):
+                status.update(f"decoding … forward {event.nfe}")
+            elif isinstance(event, Done):
+                return event.completion
+    raise InputError("the stream ended without a result")
+
+
+def print_cost(completion: Completion, *, is_verbose: bool) -> None:
+    """One line on stderr, if that is a terminal or it is asked for."""
+    if is_verbose or sys.stderr.isatty():
+        sys.stderr.write(cost_line(completion) + "\n")
+
+
+def cost_line(completion: Completion) -> str:
+    """Tokens, forwards, speed and how to repeat it."""
+    return (
+        f"{completion.num_tokens} tokens · NFE {completion.nfe} · TPF {completion.tpf:.2f} · "
+        f"{completion.tokens_per_s:.0f} tokens/s · {completion.seconds:.2f} s · "
+        f"{completion.finish_reason} · seed {completion.seed}"
+    )
+
+
+def to_json(model: Model, completion: Completion) -> str:
+    """The completion for programs."""
+    holes = [
+        {
+            "text": hole.text,
+            "tokens": [{"text": t.text, "confidence": round(t.confidence, 6), "step": t.step} for t in hole.tokens],
+        }
+        for hole in completion.holes
+    ]
+    report = {
+        "model": model.name,
+        "text": completion.text,
+        "holes": holes,
+        "num_tokens": completion.num_tokens,
+        "nfe": completion.nfe,
+        "tpf": round(completion.tpf, 4),
+        "tokens_per_s": round(completion.tokens_per_s, 2),
+        "seconds": round(completion.seconds, 4),
+        "num_edits": completion.num_edits,
+        "finish_reason": str(completion.finish_reason),
+        "seed": completion.seed,
+    }
+    return json.dumps(report, indent=2, ensure_ascii=False) + "\n"
