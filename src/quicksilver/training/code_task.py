@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from quicksilver.checkpoints.folder import TOKENIZER_FILE
-from quicksilver.diffusion.estimator import stratified_uniforms
+from quicksilver.diffusion.estimator import spread_uniforms
 from quicksilver.diffusion.spec import DiffusionSpec, Objective, SpecialIds
 from quicksilver.errors import ConfigError
 from quicksilver.models.denoiser import Denoiser
@@ -24,7 +24,7 @@ from quicksilver.tokenization.tokenizer import Tokenizer
 from quicksilver.training.batch import LossSums, MicroBatch, cross_entropy_sums
 from quicksilver.training.corpus.token_file import TokenFile
 from quicksilver.training.data.in_place import InPlaceConfig, InPlaceNoise, in_place_batch
-from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw, noise_training_pair
+from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw, autoregressive_batch, noise_training_pair
 from quicksilver.training.data.rows import PackedRows, pack_rows
 from quicksilver.training.data.views import Document, ViewMix, Views
 from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece, Windows
@@ -89,6 +89,10 @@ class CodeTask:
         self._is_ar = spec.objective is Objective.AUTOREGRESSIVE
         if not self._is_ar and spec.objective is not Objective.MASK:
             raise ConfigError(f"the code task trains the objectives mask and ar, not {spec.objective}")
+        if config.noise.next_token_weight and not (self._is_ar or spec.has_causal_context):
+            raise ConfigError(
+                "a next-token loss needs a spec with has_causal_context, or the clean half sees its labels"
+            )
         self._tokenizer_path = config.tokens / TOKENIZER_FILE
         self._tokenizer = Tokenizer.load(self._tokenizer_path)
         train, held_out = (TokenFile.open(config.tokens, split) for split in ("train", "validation"))
@@ -121,16 +125,18 @@ class CodeTask:
         """This rank's share of the step's rows; the union over ranks does not depend on their number."""
         config = self._config
         num_rows = config.num_block_rows + config.num_in_place_rows
-        uniforms = stratified_uniforms(num_rows, config.row_length, seed=self._seed, step=step)
         batches = []
         for first, count, is_in_place in (
             (0, config.num_block_rows, False),
             (config.num_block_rows, config.num_in_place_rows, True),
         ):
-            mine = range(first + rank, first + count, num_ranks)
+            mine = range(rank, count, num_ranks)
+            if not mine:
+                continue
+            uniforms = spread_uniforms(count, config.row_length, seed=self._seed, step=2 * step + is_in_place)
             for at in range(0, len(mine), config.rows_per_forward):
                 rows = torch.tensor(mine[at : at + config.rows_per_forward])
-                draw = NoiseDraw(self._seed, step, step * num_rows + rows, uniforms[rows])
+                draw = NoiseDraw(self._seed, step, step * num_rows + first + rows, uniforms[rows])
                 batches.append(self._micro_batch(self._windows, draw, is_in_place))
         return batches
 
@@ -149,9 +155,7 @@ class CodeTask:
             ]
             return in_place_batch(canvases, length, pad, draw, editor)
         documents = [self._block_causal(row.pieces, row.rng) for row in rows]
-        return noise_training_pair(
-            pack_rows(documents, length, pad), draw, self._config.noise, self._spec.special.mask, editor
-        )
+        return noise_training_pair(pack_rows(documents, length, pad), draw, self._config.noise, self._spec, editor)
 
     def _block_causal(self, pieces: Sequence[Piece], rng: np.random.Generator) -> list[Document]:
         lengths, shares = zip(*self._config.block_lengths, strict=True)
@@ -173,7 +177,7 @@ class CodeTask:
         config = self._config
         nats, targets = 0.0, 0
         device = next(denoiser.parameters()).device
-        uniforms = stratified_uniforms(config.num_validation_rows, config.row_length, seed=self._seed, step=0)
+        uniforms = spread_uniforms(config.num_validation_rows, config.row_length, seed=self._seed, step=0)
         for at in range(0, config.num_validation_rows, config.rows_per_forward):
             rows = torch.arange(at, min(at + config.rows_per_forward, config.num_validation_rows))
             draw = NoiseDraw(self._seed, 0, rows, uniforms[rows])
@@ -190,11 +194,23 @@ class CodeTask:
         packed = pack_rows(documents, self._config.row_length, spec.special.pad)
         if self._is_ar:
             return autoregressive_batch(packed)
-        return noise_training_pair(packed, draw, self._config.noise, spec.special.mask)
+        return noise_training_pair(packed, draw, NoiseConfig(), spec)
 
     def export_extras(self, folder: Path) -> None:
         """Copy the tokenizer into the checkpoint folder."""
         shutil.copyfile(self._tokenizer_path, folder / TOKENIZER_FILE)
+
+
+def _bytes_per_token(tokens: TokenFile) -> float:
+    return float(tokens.doc_bytes.sum()) / tokens.num_tokens
+
+
+class _Row:
+    """The pieces of one training row and the generator for its views, both functions of (seed, row id)."""
+
+    def __init__(self, row_id: int, windows: Windows, views: Views, seed: int) -> None:
+        self.rng = np.random.Generator(np.random.Philox(key=[seed, row_id]))
+        self.pieces = [part for piece in windows.pieces(row_id) for part in views.split(piece, self.rng)]
 
 
 def _bytes_per_token(tokens: TokenFile) -> float:
