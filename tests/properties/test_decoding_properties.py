@@ -1,0 +1,209 @@
+"""What must hold for every policy, temperature, seed and denoiser."""
+
+from collections.abc import Iterable
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quicksilver.decoding import (
+    POLICY_NAMES,
+    Commit,
+    ConfidenceThreshold,
+    Done,
+    Draft,
+    DynamicFactor,
+    Edit,
+    Event,
+    Frame,
+    Hole,
+    JointThreshold,
+    Policy,
+    ReMDM,
+    Remask,
+    Renoise,
+    Resize,
+    Result,
+    SamplingParams,
+    State,
+    Text,
+    final_result,
+    generate,
+    infill,
+    make_policy,
+    select,
+)
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
+from tests.fakes import SPECIAL, CountingDenoiser, HashDenoiser, fake_spec
+
+VOCAB = 20
+FIRST_TEXT_ID = 10
+
+POLICIES = [make_policy(name) for name in POLICY_NAMES if name not in ("renoise", "remdm", "joint_threshold")] + [
+    ConfidenceThreshold(threshold=0.3),
+    DynamicFactor(factor=2.5),
+    JointThreshold(threshold=0.3, edit_threshold=0.2, max_edits=3),
+    ReMDM(steps=6, eta=0.4),
+    ReMDM(steps=8, eta=0.5, by_confidence=True, loop=(0.3, 0.7)),
+    Renoise(bound=0.5, steps=6),
+]
+policies = st.sampled_from(POLICIES)
+temperatures = st.sampled_from([0.0, 0.7, 1.5])
+seeds = st.integers(0, 2**32)
+text_ids = st.lists(st.sampled_from([SPECIAL.mask, 10, 11, 12]), max_size=6)
+
+
+def spec_for(policy: Policy) -> DiffusionSpec:
+    return fake_spec(Objective.UNIFORM if policy.starts_from_noise else Objective.MASK)
+
+
+def replay(events: Iterable[Event], num_holes: int) -> tuple[list[list[int | None]], list[list[bool]]]:
+    """What a client holds that applies the events in order: tokens (None is a mask) and finality per hole."""
+    tokens: list[list[int | None]] = [[] for _ in range(num_holes)]
+    final: list[list[bool]] = [[] for _ in range(num_holes)]
+    for event in events:
+        if isinstance(event, Resize):
+            drop = max(-event.added, 0)
+            tokens[event.hole][event.start : event.start + drop] = [None] * max(event.added, 0)
+            final[event.hole][event.start : event.start + drop] = [False] * max(event.added, 0)
+        elif isinstance(event, Draft | Edit):
+            for offset, token in enumerate(event.token_ids, start=event.start):
+                assert (tokens[event.hole][offset] is None) == isinstance(event, Draft)
+                assert not final[event.hole][offset]
+                tokens[event.hole][offset] = token
+        elif isinstance(event, Remask):
+            for offset in range(event.start, event.stop):
+                assert tokens[event.hole][offset] is not None
+                assert not final[event.hole][offset]
+                tokens[event.hole][offset] = None
+        elif isinstance(event, Commit):
+            for offset in range(event.start, event.stop):
+                assert tokens[event.hole][offset] is not None
+                final[event.hole][offset] = True
+    return tokens, final
+
+
+def check_accounts(result: Result, denoiser: CountingDenoiser, events: list[Event]) -> None:
+    assert result.nfe == denoiser.num_calls
+    assert [event.nfe for event in events if isinstance(event, Frame)] == list(range(1, result.nfe + 1))
+    assert result.tpf * result.nfe == float(len(result.token_ids)) or abs(
+        result.tpf * result.nfe - len(result.token_ids)
+    ) < 1e-9
+    assert isinstance(events[-1], Done)
+    assert {entry.step for entry in result.trace} <= set(range(1, result.nfe + 1))
+    assert all(token >= FIRST_TEXT_ID for token in result.token_ids)
+    assert result.num_edits == sum(len(event.token_ids) for event in events if isinstance(event, Edit))
+
+
+@settings(max_examples=60)
+@given(policies, temperatures, seeds, text_ids, st.integers(1, 9), st.sampled_from([-4.0, 0.0]))
+def test_generation(
+    policy: Policy, temperature: float, seed: int, prompt: list[int], max_tokens: int, eos_bonus: float
+) -> None:
+    params = SamplingParams(
+        policy=policy, temperature=temperature, seed=seed, max_tokens=max_tokens, vocab_size=VOCAB
+    )
+    denoiser = CountingDenoiser(HashDenoiser(VOCAB, seed % 97, bonus={SPECIAL.eos: eos_bonus}))
+    events = list(generate(denoiser, spec_for(policy), prompt, params))
+    result = final_result(events)
+    check_accounts(result, denoiser, events)
+
+    tokens, final = replay(events, 1)
+    assert tokens[0] == list(result.token_ids)
+    assert all(final[0])
+    last = {entry.position: entry.token_id for entry in result.trace}
+    assert [last[len(prompt) + offset] for offset in range(len(result.token_ids))] == list(result.token_ids)
+
+    frames = [event for event in events if isinstance(event, Frame)]
+    for frame in frames:
+        assert list(frame.token_ids[: len(prompt)]) == prompt
+        assert set(frame.state[: len(prompt)]) <= {State.PROMPT}
+        assert State.PROMPT not in frame.state[len(prompt) :]
+    for before, after in zip(frames, frames[1:], strict=False):
+        for position, state in enumerate(before.state):
+            if state is State.FINAL:
+                assert after.state[position] is State.FINAL
+                assert after.token_ids[position] == before.token_ids[position]
+
+    num_blocks = -(-max_tokens // 4)
+    assert result.nfe <= num_blocks * policy.max_steps(4)
+    repeat = final_result(generate(denoiser, spec_for(policy), prompt, params))
+    assert repeat == result
+
+
+def is_subsequence(short: list[int], long: list[int]) -> bool:
+    rest = iter(long)
+    return all(token in rest for token in short)
+
+
+@settings(max_examples=60)
+@given(
+    policies,
+    temperatures,
+    seeds,
+    st.lists(st.tuples(text_ids, st.sampled_from([None, 1, 3])), min_size=1, max_size=3),
+    st.floats(-2.0, 4.0),
+)
+def test_infill(
+    policy: Policy, temperature: float, seed: int, parts: list[tuple[list[int], int | None]], bonus: float
+) -> None:
+    if policy.starts_from_noise:
+        parts = [(text, length or 2) for text, length in parts]
+    template: list[Text | Hole] = []
+    for text, length in parts:
+        template += [Text(token_ids=tuple(text)), Hole(length=length)]
+    params = SamplingParams(policy=policy, temperature=temperature, seed=seed, vocab_size=VOCAB)
+    denoiser = CountingDenoiser(HashDenoiser(VOCAB, seed % 97, bonus={SPECIAL.expand: bonus, SPECIAL.delete: bonus}))
+    events = list(infill(denoiser, spec_for(policy), template, params))
+    result = final_result(events)
+    check_accounts(result, denoiser, events)
+
+    tokens, final = replay(events, len(parts))
+    assert tokens == [list(hole) for hole in result.holes]
+    assert all(all(hole) for hole in final)
+    for (_, length), hole in zip(parts, result.holes, strict=True):
+        assert len(hole) == length if length else len(hole) <= 6
+
+    given_ids = [SPECIAL.canvas] + [token for text, _ in parts for token in text]
+    frames = [event for event in events if isinstance(event, Frame)]
+    for frame in frames:
+        prompt = [t for t, state in zip(frame.token_ids, frame.state, strict=True) if state is State.PROMPT]
+        assert prompt == given_ids
+    for before, after in zip(frames, frames[1:], strict=False):
+        for hole in range(len(parts)):
+            old, new = (
+                [
+                    token
+                    for token, state, number in zip(frame.token_ids, frame.state, frame.hole, strict=True)
+                    if state is State.FINAL and number == hole
+                ]
+                for frame in (before, after)
+            )
+            assert is_subsequence(old, new)
+    assert final_result(infill(denoiser, spec_for(policy), template, params)) == result
+
+
+@settings(max_examples=40)
+@given(seeds, temperatures, st.integers(1, 8), st.integers(0, 7))
+def test_selection_of_a_row_does_not_depend_on_the_batch(seed: int, temperature: float, count: int, row: int) -> None:
+    row %= count
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, VOCAB, generator=random) * 3
+    is_forbidden = torch.rand(count, VOCAB, generator=random) < 0.5
+    is_forbidden[:, 3] = False
+
+    def call(rows: slice) -> tuple[list[int], list[float], list[float]]:
+        size = logits[rows].shape[0]
+        found = select(
+            logits[rows],
+            is_forbidden=is_forbidden[rows],
+            temperature=torch.full((size,), temperature),
+            seed=torch.arange(count)[rows] + seed,
+            positions=(torch.arange(count) * 5)[rows],
+            step=torch.full((size,), 2),
+        )
+        return found.token_ids.tolist(), found.confidence.tolist(), found.entropy.tolist()
+
+    alone, together = call(slice(row, row + 1)), call(slice(0, count))
+    assert [values[0] for values in alone] == [values[row] for values in together]
+    assert not is_forbidden[row, alone[0][0]]

@@ -1,0 +1,117 @@
+"""The samplers against short, independent ones on plain lists: greedy and sampled, threshold policy."""
+
+import math
+
+import pytest
+import torch
+
+from quicksilver.decoding import ConfidenceThreshold, Hole, SamplingParams, Text, final_result, generate, infill
+from quicksilver.diffusion.counter_rng import counter_uniform
+from tests.fakes import SPECIAL, HashDenoiser, fake_spec
+
+VOCAB = 18
+MASK, EOS, EXPAND, DELETE = SPECIAL.mask, SPECIAL.eos, SPECIAL.expand, SPECIAL.delete
+TEXT_IDS = list(range(10, VOCAB))
+
+
+def choose(row: list[float], allowed: list[int], temperature: float, seed: int, key: int, step: int) -> tuple[int, float]:
+    """Token and its probability at temperature 1 among the allowed ones."""
+    total = sum(math.exp(row[token]) for token in allowed)
+    score = {token: row[token] for token in allowed}
+    if temperature:
+        chance = counter_uniform(1, seed, key, step, torch.arange(VOCAB)).tolist()
+        score = {token: row[token] / temperature - math.log(-math.log(chance[token])) for token in allowed}
+    token = max(allowed, key=lambda t: (score[t], -t))
+    return token, math.exp(row[token]) / total
+
+
+def pick(confidence: dict[int, float], threshold: float) -> set[int]:
+    best = max(confidence, key=lambda i: (confidence[i], -i))
+    return {i for i, value in confidence.items() if value >= threshold} | {best}
+
+
+def plain_generate(
+    denoiser: HashDenoiser, prompt: list[int], threshold: float, temperature: float, seed: int, max_tokens: int
+) -> tuple[list[int], int]:
+    ids, blocks, nfe = list(prompt), [i // 4 for i in range(len(prompt))], 0
+    while len(ids) - len(prompt) < max_tokens:
+        start = len(ids)
+        ids += [MASK] * 4
+        blocks += [blocks[-1] + 1 if blocks else 0] * 4
+        stop = min(start + 4, len(prompt) + max_tokens)
+        open_, eos, step = set(range(start, stop)), stop, 0
+        while open_:
+            logits = denoiser(torch.tensor(ids), torch.tensor(blocks)).tolist()
+            nfe += 1
+            found = {i: choose(logits[i], [EOS, *TEXT_IDS], temperature, seed, i, step) for i in open_}
+            for i in pick({i: p for i, (_, p) in found.items()}, threshold):
+                ids[i] = found[i][0]
+                open_.discard(i)
+                eos = min(eos, i) if ids[i] == EOS else eos
+            open_ = {i for i in open_ if i < eos}
+            step += 1
+        if eos < stop:
+            return ids[len(prompt) : eos], nfe
+    return ids[len(prompt) : len(prompt) + max_tokens], nfe
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 1.1])
+def test_generate_equals_a_plain_loop(threshold: float, temperature: float) -> None:
+    for case in range(6):
+        denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus={EOS: -1.0})
+        prompt = [10 + (case + i) % 5 for i in range(case)]
+        params = SamplingParams(
+            policy=ConfidenceThreshold(threshold=threshold), temperature=temperature, seed=case, max_tokens=10
+        )
+        result = final_result(generate(denoiser, fake_spec(), prompt, params))
+        expected, nfe = plain_generate(denoiser, prompt, threshold, temperature, case, 10)
+        assert list(result.token_ids) == expected
+        assert result.nfe == nfe
+
+
+def plain_infill(
+    denoiser: HashDenoiser, left: list[int], right: list[int], threshold: float, temperature: float, seed: int
+) -> tuple[list[int], int]:
+    """One hole of unknown length between two texts, as a list of tokens and None for masks."""
+    hole: list[int | None] = [None] * 3
+    budget, nfe = 12, 0
+    while None in hole:
+        ids = [SPECIAL.canvas, *left, *(MASK if token is None else token for token in hole), *right]
+        logits = denoiser(torch.tensor(ids), torch.zeros(len(ids), dtype=torch.int64)).tolist()
+        allowed = TEXT_IDS + [EXPAND] * (budget > 0 and len(hole) < 6) + [DELETE] * (budget > 0)
+        rows = {i: logits[1 + len(left) + i] for i, token in enumerate(hole) if token is None}
+        found = {i: choose(row, sorted(allowed), temperature, seed, i, nfe) for i, row in rows.items()}
+        nfe += 1
+        new: list[int | None] = []
+        chosen = pick({i: p for i, (_, p) in found.items()}, threshold)
+        length = len(hole)
+        for i, token in enumerate(hole):
+            want = found[i][0] if i in chosen else token
+            if want == EXPAND:
+                fits = budget > 0 and length < 6
+                new += [None, None] if fits else [None]
+                budget, length = budget - fits, length + fits
+            elif want == DELETE:
+                fits = budget > 0
+                new += [] if fits else [None]
+                budget, length = budget - fits, length - fits
+            else:
+                new.append(want)
+        hole = new
+    return [token for token in hole if token is not None], nfe
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 1.1])
+def test_infill_equals_a_plain_loop(threshold: float, temperature: float) -> None:
+    for case in range(8):
+        bonus = {EXPAND: (case % 4) - 1.0, DELETE: (case % 3) - 1.0}
+        denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus=bonus)
+        left, right = [10, 11, MASK][: case % 4], [12, 13][: case % 3]
+        params = SamplingParams(policy=ConfidenceThreshold(threshold=threshold), temperature=temperature, seed=case)
+        template = (Text(token_ids=tuple(left)), Hole(), Text(token_ids=tuple(right)))
+        result = final_result(infill(denoiser, fake_spec(), template, params))
+        expected, nfe = plain_infill(denoiser, left, right, threshold, temperature, case)
+        assert list(result.token_ids) == expected
+        assert result.nfe == nfe
