@@ -262,11 +262,13 @@ def _num_slots(windows: Sequence[Window], config: LikelihoodConfig) -> int:
 class _PairForward:
     """Forwards over [noisy ⊕ clean] of one batch, which share their attention."""
 
-    def __init__(self, denoiser: Denoiser, batch: _Batch, mask_id: int) -> None:
-        self._denoiser, self._batch, self._mask_id = denoiser, batch, mask_id
+    def __init__(self, denoiser: Denoiser, batch: _Batch, spec: DiffusionSpec) -> None:
+        self._denoiser, self._batch, self._mask_id = denoiser, batch, spec.special.mask
         # Padding behind a window is its own document: short last blocks must not see it.
         documents = torch.where(batch.is_target | (batch.positions == 0), 0, 1)
-        self._attention = plan_attention(Topology.training_pair(batch.blocks, documents))
+        self._attention = plan_attention(
+            Topology.training_pair(batch.blocks, documents, has_causal_context=has_causal_context)
+        )
 
     def nats(self, is_masked: Bool[Tensor, "B L"], is_read: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """float64 cross-entropy at ``is_read``, which lies within ``is_masked``; zero elsewhere."""
@@ -299,7 +301,7 @@ class _Bound:
         ]
 
     def __call__(self, denoiser: Denoiser, spec: DiffusionSpec, batch: _Batch, advance: Advance) -> np.ndarray:
-        forward = _PairForward(denoiser, batch, spec.special.mask)
+        forward = _PairForward(denoiser, batch, spec)
         num_rows = batch.token_ids.shape[0]
         rows = torch.arange(batch.first, batch.first + num_rows)
         device = batch.token_ids.device
@@ -318,12 +320,13 @@ class _Bound:
 
 def _chain(denoiser: Denoiser, spec: DiffusionSpec, batch: _Batch, block_length: int, advance: Advance) -> np.ndarray:
     """Step j masks every target at offset j or later of its block and reads those at offset j."""
-    forward = _PairForward(denoiser, batch, spec.special.mask)
+    forward = _PairForward(denoiser, batch, spec)
     offset = batch.positions % block_length
     sums = np.zeros((1, batch.token_ids.shape[0]))
     for step in range(block_length):
-        nats = forward.nats(batch.is_target & (offset >= step), batch.is_target & (offset == step))
-        sums += nats.sum(dim=1).cpu().numpy()
+        is_read = batch.is_target & (offset == step)
+        if bool(is_read.any()):  # a batch of short windows may end before its block does
+            sums += forward.nats(batch.is_target & (offset >= step), is_read).sum(dim=1).cpu().numpy()
         advance(batch.token_ids.shape[0])
     return sums
 

@@ -1,0 +1,24 @@
+"""A split of a corpus without files, for tests of evaluation."""
+
+import numpy as np
+
+
+class CharDocuments:
+    """One token per character."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    @property
+    def num_docs(self) -> int:
+        return len(self.texts)
+
+    def document(self, index: int) -> np.ndarray:
+        return np.array([ord(char) for char in self.texts[index]], dtype=np.uint16)
+
+    def doc_name(self, index: int) -> str:
+        return f"pack/{index}.py"
+
+
+def decode(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
