@@ -85,8 +85,8 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
         index_option=(--extra-index-url "$torch_index")
     fi
     echo "setup: installing $torch_requirement ${index_option[*]}"
-    pip_install --quiet "${index_option[@]}" "$torch_requirement"
+    pip_install "${index_option[@]}" "$torch_requirement"
 fi
 
 echo "setup: installing quicksilver-lm${extra:+[$extra]}"
-pip_install --quiet --editable ".${extra:+[$extra]}"
+pip_install --editable ".${extra:+[$extra]}"
