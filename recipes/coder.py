@@ -10,6 +10,8 @@ from pathlib import Path
 from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, Layout, NoiseRates, Objective
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.training.code_task import CodeTaskConfig, special_ids
+from quicksilver.training.data.in_place import InPlaceConfig
+from quicksilver.training.data.noising import NoiseConfig
 from quicksilver.training.lr_schedule import WarmupStableDecay
 from quicksilver.training.optimizers import OptimizerConfig
 from quicksilver.training.recipe import Recipe
@@ -32,6 +34,7 @@ def _spec(objective: Objective, task: CodeTaskConfig) -> DiffusionSpec:
         objective=objective,
         special=special_ids(),
         block_length=16,
+        has_causal_context=True,
         trained_block_lengths=tuple(length for length, _ in task.block_lengths),
         noise=NoiseRates(edit_rate=task.noise.edit_rate if has_edits else 0.0, has_length_noise=True),
         decoding=DecodingDefaults(),
@@ -44,7 +47,9 @@ def coder_4m(tokens: Path, objective: Objective = Objective.MASK) -> Recipe:
     The twin's step costs 0.56 of the diffusion step (no clean copy, no masks), so at equal compute it takes 1.8 times
     the steps.
     """
-    task = CodeTaskConfig(tokens=tokens, num_block_rows=4, num_in_place_rows=8)
+    noise = NoiseConfig(next_token_weight=0.5)
+    in_place = InPlaceConfig(whole_rate=0.5, min_coverage=0.1, max_coverage=0.6)
+    task = CodeTaskConfig(tokens=tokens, num_block_rows=4, num_in_place_rows=8, noise=noise, in_place=in_place)
     is_ar = objective is Objective.AUTOREGRESSIVE
     return Recipe(
         name=f"quicksilver-coder{'-ar' if is_ar else ''}",

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from quicksilver.diffusion.autoregressive import align_predictions
 from quicksilver.diffusion.block import block_grid, training_pair
+from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.models.attention import DenseAttention
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.topology import Topology
@@ -44,10 +45,10 @@ class FullRecompute:
 class PairLogits:
     """``LogitsFn``: all blocks at once by the forward over [noisy ⊕ clean] that training uses."""
 
-    def __init__(self, denoiser: Denoiser, prediction_shift: int) -> None:
-        """Wrap a denoiser whose row i is about token i + ``prediction_shift``."""
+    def __init__(self, denoiser: Denoiser, spec: DiffusionSpec) -> None:
+        """Wrap a denoiser trained as ``spec`` says."""
         self._denoiser = denoiser
-        self._shift = prediction_shift
+        self._spec = spec
 
     @torch.inference_mode()
     def __call__(
@@ -57,6 +58,9 @@ class PairLogits:
         blocks = block_grid(num_rows, length, block_length).to(noisy_ids.device)
         positions = torch.arange(length, device=noisy_ids.device).expand(num_rows, -1)
         pair = training_pair(noisy_ids, clean_ids, positions, blocks)
-        attention = DenseAttention(Topology.training_pair(blocks, torch.zeros_like(blocks)))
+        topology = Topology.training_pair(
+            blocks, torch.zeros_like(blocks), has_causal_context=self._spec.has_causal_context
+        )
+        attention = DenseAttention(topology)
         hidden = self._denoiser(pair.token_ids, pair.positions, attention)
-        return align_predictions(self._denoiser.logits(hidden[:, :length]), self._shift)
+        return align_predictions(self._denoiser.logits(hidden[:, :length]), self._spec.prediction_shift)

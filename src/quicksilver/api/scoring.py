@@ -56,7 +56,7 @@ def score_tokens(
     elif spec.objective is Objective.MASK:
         has_blocks = Layout.BLOCK_CAUSAL in spec.layouts
         estimate = mask_bound(
-            PairLogits(denoiser, spec.prediction_shift),
+            PairLogits(denoiser, spec),
             canvas,
             is_target,
             block_length=spec.block_length if has_blocks else canvas.shape[1],

@@ -5,6 +5,7 @@ anew at the first response token. A later block sees all earlier ones.
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,7 +15,7 @@ from quicksilver.decoding.autoregressive import generate_autoregressive
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import commits
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, forbidden_tokens, special_ids
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, Run
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
@@ -76,8 +77,7 @@ def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
         start = len(canvas)
         masks = Canvas.of_masks(block_length, mask_id=run.spec.special.mask, hole=0)
         canvas = Canvas.join([canvas, masks])
-        next_id = int(block_ids[-1]) + 1 if start else 0
-        block_ids = torch.cat([block_ids, torch.full((block_length,), next_id)])
+        block_ids = _append_block(run.spec, block_ids, block_length)
         yield Resize(hole=0, start=start - len(prompt_ids), added=block_length)
         canvas = yield from _denoise_block(run, canvas, block_ids, start, min(start + block_length, limit))
         eos = _first_eos(run, canvas, start, limit)
@@ -94,13 +94,20 @@ def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
     yield run.ledger.done(canvas.take(torch.arange(end)), 1, reason)
 
 
+def _append_block(spec: DiffusionSpec, block_ids: Int[Tensor, " P"], block_length: int) -> Int[Tensor, " L"]:
+    """Block numbers of the canvas with one more block; what is committed stays as it was trained to be seen."""
+    if spec.has_causal_context:
+        block_ids = torch.arange(len(block_ids))
+    next_id = int(block_ids[-1]) + 1 if len(block_ids) else 0
+    return torch.cat([block_ids, torch.full((block_length,), next_id)])
+
+
 def _denoise_block(
     run: Run, canvas: Canvas, block_ids: Int[Tensor, " L"], start: int, stop: int
 ) -> Generator[Event, None, Canvas]:
     """Denoise the last block, from ``start``; positions from ``stop`` on are void. Returns the canvas."""
     positions = torch.arange(len(canvas))
     block = BlockProgress(max_steps=run.policy.max_steps(stop - start))
-    banned = (special_ids(run.spec) | set(run.params.forbidden_ids)) - {run.spec.special.eos}
     is_finished = False
     while not is_finished:
         canvas = run.fill_noise(canvas, positions, block.step)
@@ -112,7 +119,7 @@ def _denoise_block(
             window=slice(start, len(canvas)),
             is_open=_open_positions(run, canvas, start, stop),
             positions=positions,
-            forbid=lambda vocab_size: forbidden_tokens(vocab_size, banned)[None],
+            forbid=partial(_forbidden, run),
         )
         canvas, events = run.apply(canvas, step)
         yield from events
@@ -123,6 +130,13 @@ def _denoise_block(
             canvas = canvas.finalize(still_open)
         yield run.ledger.frame(canvas)
     return canvas
+
+
+def _forbidden(run: Run, vocab_size: int) -> Bool[Tensor, "1 V"]:
+    """All special tokens but eos."""
+    is_forbidden = run.is_forbidden(vocab_size).clone()
+    is_forbidden[run.spec.special.eos] = run.spec.special.eos in run.params.forbidden_ids
+    return is_forbidden[None]
 
 
 def _first_eos(run: Run, canvas: Canvas, start: int, stop: int) -> int | None:

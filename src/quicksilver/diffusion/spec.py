@@ -98,6 +98,9 @@ class DiffusionSpec:
     block_length: int = 16
     """Default block length B; ``trained_block_lengths`` are equally valid at run time."""
     trained_block_lengths: tuple[int, ...] = (16,)
+    has_causal_context: bool = False
+    """Committed tokens see only what is before them, even within their block. Their rows then also predict the next
+    token (whatever ``prediction_shift`` says of masks), and a prompt needs no block grid."""
     prediction_shift: int = 0
     """0: row i predicts token i. 1: row i predicts token i + 1, as autoregressive models do."""
     noise: NoiseRates = field(default_factory=NoiseRates)

@@ -39,11 +39,25 @@ class Topology:
         return cls(documents, blocks, torch.zeros_like(blocks, dtype=torch.bool))
 
     @classmethod
-    def training_pair(cls, blocks: Int[Tensor, "B L"], documents: Int[Tensor, "B L"]) -> Self:
-        """The 2L rows [noisy ⊕ clean] of block diffusion; both halves share documents and blocks."""
+    def training_pair(
+        cls, blocks: Int[Tensor, "B L"], documents: Int[Tensor, "B L"], *, has_causal_context: bool = False
+    ) -> Self:
+        """The 2L rows [noisy ⊕ clean] of block diffusion; both halves share documents and blocks.
+
+        With a causal context the clean half is renumbered into blocks of one token, so that a clean row sees no later
+        token of its own block and may be trained to predict the next one.
+        """
         is_noisy = torch.zeros(blocks.shape[0], 2 * blocks.shape[1], dtype=torch.bool, device=blocks.device)
         is_noisy[:, : blocks.shape[1]] = True
-        return cls(torch.cat([documents, documents], dim=1), torch.cat([blocks, blocks], dim=1), is_noisy)
+        clean_blocks = blocks
+        if has_causal_context:
+            index = torch.arange(blocks.shape[1], device=blocks.device).expand_as(blocks)
+            is_same = (blocks[:, 1:] == blocks[:, :-1]) & (documents[:, 1:] == documents[:, :-1])
+            starts = torch.where(is_same, 0, index[:, 1:])
+            # A block takes the number of its first token, which every earlier token's number is below.
+            blocks = torch.cat([index[:, :1], starts], dim=1).cummax(dim=1).values
+            clean_blocks = index
+        return cls(torch.cat([documents, documents], dim=1), torch.cat([blocks, clean_blocks], dim=1), is_noisy)
 
     def mask_mod(self) -> MaskMod:
         """The rule as FlexAttention's ``mask_mod(batch, head, query, key)``; it also takes broadcast index tensors."""

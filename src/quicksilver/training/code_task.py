@@ -18,14 +18,13 @@ from quicksilver.diffusion.estimator import spread_uniforms
 from quicksilver.diffusion.spec import DiffusionSpec, Objective, SpecialIds
 from quicksilver.errors import ConfigError
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.topology import Topology
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 from quicksilver.tokenization.tokenizer import Tokenizer
 from quicksilver.training.batch import LossSums, MicroBatch, cross_entropy_sums
 from quicksilver.training.corpus.token_file import TokenFile
 from quicksilver.training.data.in_place import InPlaceConfig, InPlaceNoise, in_place_batch
 from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw, autoregressive_batch, noise_training_pair
-from quicksilver.training.data.rows import PackedRows, pack_rows
+from quicksilver.training.data.rows import pack_rows
 from quicksilver.training.data.views import Document, ViewMix, Views
 from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece, Windows
 from quicksilver.training.lr_schedule import WarmupStableDecay
@@ -211,34 +210,3 @@ class _Row:
     def __init__(self, row_id: int, windows: Windows, views: Views, seed: int) -> None:
         self.rng = np.random.Generator(np.random.Philox(key=[seed, row_id]))
         self.pieces = [part for piece in windows.pieces(row_id) for part in views.split(piece, self.rng)]
-
-
-def _bytes_per_token(tokens: TokenFile) -> float:
-    return float(tokens.doc_bytes.sum()) / tokens.num_tokens
-
-
-class _Row:
-    """The pieces of one training row and the generator for its views, both functions of (seed, row id)."""
-
-    def __init__(self, row_id: int, windows: Windows, views: Views, seed: int) -> None:
-        self.rng = np.random.Generator(np.random.Philox(key=[seed, row_id]))
-        self.pieces = [part for piece in windows.pieces(row_id) for part in views.split(piece, self.rng)]
-
-
-def autoregressive_batch(rows: PackedRows) -> MicroBatch:
-    """Next-token prediction under causal attention: row i is trained on token i + 1 of the same document."""
-    follows = rows.is_target[:, 1:] & (rows.documents[:, 1:] == rows.documents[:, :-1])
-    is_trained = torch.cat([follows, torch.zeros_like(follows[:, :1])], dim=1)
-    labels = torch.roll(rows.token_ids, -1, dims=1)[is_trained]
-    weights = torch.roll(rows.loss_scale, -1, dims=1)[is_trained]
-    return MicroBatch(
-        token_ids=rows.token_ids,
-        positions=rows.positions,
-        topology=Topology.block_causal(rows.positions, rows.documents),
-        target_rows=is_trained.flatten().nonzero()[:, 0],
-        labels=labels,
-        weights=weights,
-        bound_weights=weights,
-        num_targets=round(float(weights.sum())),
-        num_bound_targets=round(float(weights.sum())),
-    )

@@ -4,6 +4,7 @@ All draws are counters of (seed, step, global row, position), so they depend nei
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +26,7 @@ from quicksilver.diffusion.estimator import (
     target_counts,
     token_weights,
 )
+from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import ConfigError
 from quicksilver.models.topology import Topology
 from quicksilver.training.batch import MicroBatch
@@ -48,12 +50,15 @@ class NoiseConfig:
     """Share of blocks with edit noise, once it has begun."""
     edit_start: float = 0.7
     """Fraction of the run after which edit noise begins; 1 turns it off."""
+    next_token_weight: float = 0.0
+    """Weight of the next-token loss on the clean half; needs a spec with causal context. It trains the trunk on every
+    token of rows whose clean half is computed anyway."""
     keep_weight: float = 0.2
     """Loss weight of sampled visible tokens that were not replaced: without it the editor learns that every token
     is wrong."""
 
     def __post_init__(self) -> None:
-        for name in ("edit_block_rate", "edit_start", "keep_weight"):
+        for name in ("edit_block_rate", "edit_start", "next_token_weight", "keep_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0.0 <= self.edit_rate <= 0.5:
@@ -115,12 +120,12 @@ class Editor:
 
 
 def noise_training_pair(
-    rows: PackedRows, draw: NoiseDraw, config: NoiseConfig, mask_id: int, editor: Editor | None = None
+    rows: PackedRows, draw: NoiseDraw, config: NoiseConfig, spec: DiffusionSpec, editor: Editor | None = None
 ) -> MicroBatch:
-    """The [noisy ⊕ clean] rows of block diffusion: exact-count masks per block, loss on the noisy half only.
+    """The [noisy ⊕ clean] rows of block diffusion: exact-count masks per block, diffusion loss on the noisy half only.
 
     With an ``editor`` visible tokens of the noisy half are corrupted too; corrupted and kept samples are then trained
-    beside the masks.
+    beside the masks. Under a causal context the clean half may carry a next-token loss.
     """
     positions = torch.arange(rows.token_ids.shape[1])[None]
     sizes = target_counts(rows.slots, rows.is_target, draw.slot_uniforms.shape[1])
@@ -133,20 +138,54 @@ def noise_training_pair(
         edited = editor(rows.token_ids, rows.is_target & ~is_masked, rows.documents, rows.slots, draw)
         visible = edited.token_ids
         weights = weights + edited.is_corrupted + config.keep_weight * edited.is_kept_sample
-    noisy = torch.where(is_masked, mask_id, visible)
-    weights = weights * rows.loss_scale
+    clean = next_token_targets(rows)
+    weights = torch.cat([weights * rows.loss_scale, config.next_token_weight * clean.weights], dim=1)
+    labels = torch.cat([rows.token_ids, clean.labels], dim=1)
+    bound_weights = torch.cat([bound_weights * rows.loss_scale, torch.zeros_like(clean.weights)], dim=1)
     is_trained = weights > 0
-    in_noisy_half = torch.cat([is_trained, torch.zeros_like(is_trained)], dim=1)
     return MicroBatch(
-        token_ids=torch.cat([noisy, rows.token_ids], dim=1),
+        token_ids=torch.cat([torch.where(is_masked, spec.special.mask, visible), rows.token_ids], dim=1),
         positions=torch.cat([rows.positions, rows.positions], dim=1),
-        topology=Topology.training_pair(rows.blocks, rows.documents),
-        target_rows=in_noisy_half.flatten().nonzero()[:, 0],
-        labels=rows.token_ids[is_trained],
+        topology=Topology.training_pair(rows.blocks, rows.documents, has_causal_context=spec.has_causal_context),
+        target_rows=is_trained.flatten().nonzero()[:, 0],
+        labels=labels[is_trained],
         weights=weights[is_trained].float(),
-        bound_weights=(bound_weights * rows.loss_scale)[is_trained].float(),
+        bound_weights=bound_weights[is_trained].float(),
         num_targets=rows.num_targets,
-        # Under edit noise the past is right but the block's visible tokens are not, so it is no bound of the clean
-        # text.
+        # Under edit noise the past is right but the block's visible tokens are not: no bound of the clean text.
         num_bound_targets=rows.num_targets if editor is None else 0,
+    )
+
+
+class NextTokens(NamedTuple):
+    """What next-token prediction is trained on: row i on token i + 1 of the same document."""
+
+    labels: Int[Tensor, "R L"]
+    weights: Float[Tensor, "R L"]
+    """The label's loss scale; zero where the next token is no target."""
+
+
+def next_token_targets(rows: PackedRows) -> NextTokens:
+    """Labels and weights of next-token prediction over clean rows."""
+    follows = rows.is_target[:, 1:] & (rows.documents[:, 1:] == rows.documents[:, :-1])
+    is_trained = torch.cat([follows, torch.zeros_like(follows[:, :1])], dim=1)
+    return NextTokens(torch.roll(rows.token_ids, -1, dims=1), torch.roll(rows.loss_scale, -1, dims=1) * is_trained)
+
+
+def autoregressive_batch(rows: PackedRows) -> MicroBatch:
+    """Next-token prediction under causal attention."""
+    targets = next_token_targets(rows)
+    is_trained = targets.weights > 0
+    weights = targets.weights[is_trained]
+    num_targets = round(float(weights.sum()))
+    return MicroBatch(
+        token_ids=rows.token_ids,
+        positions=rows.positions,
+        topology=Topology.block_causal(rows.positions, rows.documents),
+        target_rows=is_trained.flatten().nonzero()[:, 0],
+        labels=targets.labels[is_trained],
+        weights=weights,
+        bound_weights=weights,
+        num_targets=num_targets,
+        num_bound_targets=num_targets,
     )
