@@ -50,10 +50,7 @@ _GENERATED_HEADER = re.compile(
     re.IGNORECASE,
 )
 _VENDORED_FOLDERS = frozenset(
-    {
-        *("_vendor", "vendor", "vendored", "_vendored", "extern", "externals", "_externals"),
-        *("third_party", "thirdparty", "typeshed"),
-    }
+    {"_vendor", "vendor", "vendored", "_vendored", "extern", "externals", "third_party", "thirdparty", "typeshed"}
 )
 _COPYLEFT_HEADER = re.compile(
     r"\b(A|L)?GPL(v?\d|-\d|\b)|GNU\s+(Lesser\s+|Library\s+|Affero\s+)?General\s+Public"
