@@ -1,6 +1,6 @@
 """A tiny corpus and tiny recipes for tests of training. Run as a script it trains one, for tests that kill it.
 
-    python -m tests.training_runs OUT CORPUS STEPS [objective]
+python -m tests.training_runs OUT CORPUS STEPS [objective]
 """
 
 import sys
@@ -29,7 +29,12 @@ def source(index: int) -> str:
     lines = []
     for _ in range(6):
         name, other = random.choice(names[:4]), random.choice(names)
-        lines += [f"def {name}_{random.integers(10)}(x, y):", f'    """{other}"""', f"    return x * {random.integers(100)} + y", ""]
+        lines += [
+            f"def {name}_{random.integers(10)}(x, y):",
+            f'    """{other}"""',
+            f"    return x * {random.integers(100)} + y",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -44,14 +49,18 @@ def write_corpus(folder: Path, num_documents: int = 40) -> Path:
     tokenizer.save(folder / "tokenizer.json")
     for split, first in (("train", 0), ("validation", 1000)):
         texts = [source(first + index) for index in range(num_documents)]
-        write_token_file(folder, split, [(f"p/{i}.py", len(t.encode()), tokenizer.encode(t)) for i, t in enumerate(texts)])
+        write_token_file(
+            folder, split, [(f"p/{i}.py", len(t.encode()), tokenizer.encode(t)) for i, t in enumerate(texts)]
+        )
     return folder
 
 
 def tiny_spec(objective: Objective) -> DiffusionSpec:
     if objective is Objective.AUTOREGRESSIVE:
         layouts = (Layout.BLOCK_CAUSAL,)
-        return DiffusionSpec(objective=objective, special=special_ids(), layouts=layouts, block_length=1, prediction_shift=1)
+        return DiffusionSpec(
+            objective=objective, special=special_ids(), layouts=layouts, block_length=1, prediction_shift=1
+        )
     noise = NoiseRates(edit_rate=0.12, has_length_noise=True)
     return DiffusionSpec(objective=objective, special=special_ids(), block_length=8, noise=noise)
 
