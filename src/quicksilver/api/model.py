@@ -2,10 +2,10 @@
 
 import secrets
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from quicksilver import decoding
@@ -52,8 +52,10 @@ class Model:
         self.tokenizer = tokenizer
         self._denoiser = denoiser
         self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
-        # Reserved tokens are never text, and ids beyond the tokenizer's (a padded table) have none.
-        self._forbidden_ids = (*range(len(SPECIAL_TOKENS)), *range(tokenizer.vocab_size, vocab_size))
+        # Reserved tokens are never text, and ids beyond the tokenizer's (a padded table) have none. Those of the spec
+        # are the sampler's to allow or forbid.
+        reserved = set(range(len(SPECIAL_TOKENS))) - set(asdict(spec.special).values())
+        self._forbidden_ids = (*sorted(reserved), *range(tokenizer.vocab_size, vocab_size))
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.num_parameters / 1e6:.1f}M parameters, objective {self.spec.objective})"
@@ -241,8 +243,9 @@ class Model:
 
         Args:
             token_ids: the canvas, sentinels included; nothing is added.
-            layout: one of ``spec.layouts``; None takes the first. Block-causal uses ``spec.block_length``, and single
-                tokens for an autoregressive checkpoint.
+            layout: one of ``spec.layouts``; None takes the first. In place every position sees every other one.
+                Block-causal is causal attention for an autoregressive checkpoint, else a grid of ``spec.block_length``
+                from the first token, whose last block is the draft if committed tokens are causal.
 
         Raises:
             InputError: the canvas is empty or too long, or an id is out of range.
@@ -259,9 +262,14 @@ class Model:
         vocab_size = self._denoiser.config.vocab_size
         if not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
             raise InputError(f"token ids must lie in [0, {vocab_size}), got {min(token_ids)} to {max(token_ids)}")
-        positions = torch.arange(len(token_ids))
-        blocks = positions // self._block_length(None) if layout is Layout.BLOCK_CAUSAL else torch.zeros_like(positions)
+        blocks = self._blocks(len(token_ids)) if layout is Layout.BLOCK_CAUSAL else torch.zeros(len(token_ids)).long()
         return self._logits_fn.raw(torch.tensor(list(token_ids)), blocks).cpu()
+
+    def _blocks(self, length: int) -> Int[Tensor, " L"]:
+        positions, block_length = torch.arange(length), self._block_length(None)
+        if self.spec.has_causal_context:
+            return positions.clamp(max=(length - 1) // block_length * block_length)
+        return positions // block_length
 
     def _block_length(self, requested: int | None) -> int:
         return 1 if self.spec.objective is Objective.AUTOREGRESSIVE else requested or self.spec.block_length

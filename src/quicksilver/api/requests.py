@@ -26,7 +26,7 @@ class DecodingOptions:
     """How to decode; None leaves a choice to the checkpoint."""
 
     policy: str | None = None
-    """One of ``quicksilver.decoding.POLICY_NAMES``. None: ``fixed_steps`` if ``steps`` is given, else the checkpoint's."""
+    """One of ``decoding.POLICY_NAMES``. None: ``fixed_steps`` if ``steps`` is given, else the checkpoint's."""
     threshold: float | None = None
     """Confidence from which a token is written, for policies that have a threshold."""
     steps: int | None = None
@@ -53,7 +53,7 @@ class DecodingOptions:
             return None
         if self.policy is None and self.steps is not None and self.threshold is not None:
             raise ConfigError(
-                "steps and threshold contradict each other: commit tokens by count (policy fixed_steps) or by confidence"
+                "steps and threshold contradict each other: commit by count (policy fixed_steps) or by confidence"
             )
         trained = sorted({spec.block_length, *spec.trained_block_lengths})
         if self.block_length is not None and self.block_length not in trained:
@@ -87,7 +87,7 @@ class InfillRequest:
     hole_length: int | None = None
     """Exact number of tokens of every hole; None: found by the model."""
     max_hole_length: int | None = None
-    """Most tokens of a hole of unknown length; None: the checkpoint's, or less if all holes could not fit the context."""
+    """Most tokens of a hole of unknown length; None: the checkpoint's, or less so that all holes fit the context."""
     layout: InfillLayout | None = None
     """None: in place if the checkpoint was trained so, else prefix-suffix-middle."""
     options: DecodingOptions = field(default_factory=DecodingOptions)

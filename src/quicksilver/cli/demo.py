@@ -8,6 +8,7 @@ import typer
 
 from quicksilver.cli import options
 from quicksilver.cli.files import read_text
+from quicksilver.cli.terminal import spinner
 
 _DEFAULT_FILE = Path("examples/lru_cache.py.fill")
 
@@ -26,18 +27,20 @@ def command(
     """Show a file, fill its holes live, then print the result, whether it parses, and what it took."""
     text = read_text(file)
 
-    from rich.console import Console
+    with spinner(f"loading {model} …"):
+        from rich.console import Console
 
-    from quicksilver.api import Cell, DecodingOptions, InfillRequest, State, split_template
-    from quicksilver.cli.running import cost_line, load_model
-    from quicksilver.cli.watch import HoleView, legend, render
+        from quicksilver.api import Cell, DecodingOptions, InfillRequest, State, load, split_template
+        from quicksilver.cli.running import cost_line
+        from quicksilver.cli.watch import HoleView, legend, render
 
-    options_ = DecodingOptions(policy=policy, threshold=threshold, seed=seed)
-    request = InfillRequest(texts=split_template(text), options=options_)
-    loaded = load_model(model, device)
+        decoding = DecodingOptions(policy=policy, threshold=threshold, seed=seed)
+        request = InfillRequest(texts=split_template(text), options=decoding)
+        loaded = load(model, device=device)
     events = loaded.stream(request)
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{loaded!r} fills {request.num_holes} holes of {file}:\n")
+    size = f"{loaded.num_parameters / 1e6:.1f}M parameters"
+    console.print(f"{loaded.name} ({size}) fills the {request.num_holes} holes of {file}:\n")
     if not console.is_terminal:
         console.print(text, markup=False)
     with HoleView(console, request.texts, is_kept=False) as view:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from quicksilver.cli.terminal import spinner
+
 EXAMPLES = """quicksilver export quicksilver-coder exported/
 quicksilver export runs/my-model/final exported/ --dtype float32"""
 
@@ -29,12 +31,9 @@ def command(
     logits. A diffusion model's weights load there too, but transformers attends causally and does not denoise:
     use quicksilver for it.
     """
-    from rich.console import Console
+    with spinner(f"exporting {model} …"):
+        from quicksilver.api.loading import find_model
+        from quicksilver.checkpoints.huggingface import export_folder
 
-    from quicksilver.api.loading import find_model
-    from quicksilver.checkpoints.huggingface import export_folder
-
-    folder = find_model(model)
-    with Console(stderr=True).status(f"exporting {model} …"):
-        export_folder(folder, out, dtype=dtype.value)
+        export_folder(find_model(model), out, dtype=dtype.value)
     typer.echo(f"wrote {out}", err=True)

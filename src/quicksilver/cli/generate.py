@@ -7,6 +7,7 @@ import typer
 
 from quicksilver.cli import options
 from quicksilver.cli.files import read_text, write_text
+from quicksilver.cli.terminal import spinner
 from quicksilver.errors import InputError
 
 EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
@@ -36,22 +37,23 @@ def command(
         raise InputError("give either PROMPT (or -) or --file, " + ("not both" if file else "there is neither"))
     text = read_text(file) if file is not None else read_text("-") if prompt == "-" else prompt or ""
 
-    from quicksilver.api import DecodingOptions, GenerateRequest
-    from quicksilver.cli.running import follow, load_model, print_cost, to_json
+    with spinner(f"loading {model} …"):
+        from quicksilver.api import DecodingOptions, GenerateRequest, load
+        from quicksilver.cli.running import follow, print_cost, to_json
 
-    request = GenerateRequest(
-        prompt=text,
-        max_tokens=max_tokens,
-        options=DecodingOptions(
-            policy=policy,
-            threshold=threshold,
-            steps=steps,
-            block_length=block_length,
-            temperature=temperature,
-            seed=seed,
-        ),
-    )
-    loaded = load_model(model, device)
+        request = GenerateRequest(
+            prompt=text,
+            max_tokens=max_tokens,
+            options=DecodingOptions(
+                policy=policy,
+                threshold=threshold,
+                steps=steps,
+                block_length=block_length,
+                temperature=temperature,
+                seed=seed,
+            ),
+        )
+        loaded = load(model, device=device)
     completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:
         write_text(completion.text, output)

@@ -6,6 +6,7 @@ import typer
 
 from quicksilver.cli import options
 from quicksilver.cli.files import read_text, write_text
+from quicksilver.cli.terminal import spinner
 
 EXAMPLES = r"""printf 'def mean(xs):\n    return <FILL>\n' | quicksilver infill -
 quicksilver infill draft.py --watch --output draft.py
@@ -47,25 +48,26 @@ def command(
     """
     text = read_text(source)
 
-    from quicksilver.api import DecodingOptions, InfillRequest, split_template
-    from quicksilver.api.requests import parse_layout
-    from quicksilver.cli.running import follow, load_model, print_cost, to_json
+    with spinner(f"loading {model} …"):
+        from quicksilver.api import DecodingOptions, InfillRequest, load, split_template
+        from quicksilver.api.requests import parse_layout
+        from quicksilver.cli.running import follow, print_cost, to_json
 
-    request = InfillRequest(
-        texts=split_template(text, mark),
-        hole_length=hole_length,
-        max_hole_length=max_hole_length,
-        layout=parse_layout(layout),
-        options=DecodingOptions(
-            policy=policy,
-            threshold=threshold,
-            steps=steps,
-            block_length=block_length,
-            temperature=temperature,
-            seed=seed,
-        ),
-    )
-    loaded = load_model(model, device)
+        request = InfillRequest(
+            texts=split_template(text, mark),
+            hole_length=hole_length,
+            max_hole_length=max_hole_length,
+            layout=parse_layout(layout),
+            options=DecodingOptions(
+                policy=policy,
+                threshold=threshold,
+                steps=steps,
+                block_length=block_length,
+                temperature=temperature,
+                seed=seed,
+            ),
+        )
+        loaded = load(model, device=device)
     completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:
         write_text(completion.text, output)

@@ -1,30 +1,24 @@
-"""Running a request for a person: load with a spinner, follow the stream, report what it took."""
+"""Running a request for a person: follow the stream, report what it took."""
 
 import json
 import sys
 
 from rich.console import Console
 
-from quicksilver.api import Completion, Done, GenerateRequest, InfillRequest, Model, Snapshot, load
+from quicksilver.api import Completion, Done, GenerateRequest, InfillRequest, Model, Snapshot
+from quicksilver.cli.terminal import spinner
 from quicksilver.cli.watch import HoleView
 from quicksilver.errors import InputError
 
 
-def load_model(name: str, device: str | None) -> Model:
-    """Load, saying so on a terminal: reading weights can take seconds."""
-    with Console(stderr=True).status(f"loading {name} …"):
-        return load(name, device=device)
-
-
 def follow(model: Model, request: GenerateRequest | InfillRequest, *, is_watched: bool) -> Completion:
     """The completion of a request, with its progress on stderr."""
-    console = Console(stderr=True)
     events = model.stream(request)
     if is_watched:
         texts = (request.prompt, "") if isinstance(request, GenerateRequest) else request.texts
-        with HoleView(console, texts, is_kept=not sys.stdout.isatty()) as view:
+        with HoleView(Console(stderr=True), texts, is_kept=not sys.stdout.isatty()) as view:
             return view.follow(events)
-    with console.status("decoding …") as status:
+    with spinner("decoding …") as status:
         for event in events:
             if isinstance(event, Snapshot):
                 status.update(f"decoding … forward {event.nfe}")
