@@ -54,7 +54,7 @@ class Reading(StrEnum):
     CHAIN = "chain"
     """The order left to right within blocks, one token per step: exact for that order."""
     EXACT = "exact"
-    """Autoregressive checkpoints."""
+    """Next-token prediction under causal attention: autoregressive checkpoints, and those with a causal context."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,15 +203,27 @@ def summarise(
     )
 
 
-def _check(spec: DiffusionSpec, reading: Reading) -> None:
-    is_ar = spec.objective is Objective.AUTOREGRESSIVE
-    if is_ar != (reading is Reading.EXACT):
-        known = "exact" if is_ar else "bound and chain"
-        raise ConfigError(f"a checkpoint of objective {spec.objective} has the readings {known}, not {reading}")
-    if not is_ar and spec.objective is not Objective.MASK:
+def readings(spec: DiffusionSpec) -> tuple[Reading, ...]:
+    """The readings a checkpoint has.
+
+    Raises:
+        ConfigError: none, because of its objective.
+    """
+    if spec.objective is Objective.AUTOREGRESSIVE:
+        return (Reading.EXACT,)
+    if spec.objective is not Objective.MASK:
         raise ConfigError(
             f"bits per byte knows mask and autoregressive checkpoints, this one's objective is {spec.objective}"
         )
+    return (Reading.BOUND, Reading.CHAIN, Reading.EXACT) if spec.has_causal_context else (Reading.BOUND, Reading.CHAIN)
+
+
+def _check(spec: DiffusionSpec, reading: Reading) -> None:
+    known = readings(spec)
+    if reading not in known:
+        names = ", ".join(known)
+        raise ConfigError(f"a checkpoint of objective {spec.objective} has the readings {names}, not {reading}")
+    is_ar = spec.objective is Objective.AUTOREGRESSIVE
     if Layout.BLOCK_CAUSAL not in spec.layouts:
         raise ConfigError("this checkpoint was not trained block by block, so it has no left-to-right likelihood")
     if spec.prediction_shift != int(is_ar):
@@ -267,7 +279,7 @@ class _PairForward:
         # Padding behind a window is its own document: short last blocks must not see it.
         documents = torch.where(batch.is_target | (batch.positions == 0), 0, 1)
         self._attention = plan_attention(
-            Topology.training_pair(batch.blocks, documents, has_causal_context=has_causal_context)
+            Topology.training_pair(batch.blocks, documents, has_causal_context=spec.has_causal_context)
         )
 
     def nats(self, is_masked: Bool[Tensor, "B L"], is_read: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
@@ -332,7 +344,7 @@ def _chain(denoiser: Denoiser, spec: DiffusionSpec, batch: _Batch, block_length:
 
 
 def _exact(denoiser: Denoiser, batch: _Batch, advance: Advance) -> np.ndarray:
-    attention = plan_attention(Topology.block_causal(batch.blocks))
+    attention = plan_attention(Topology.block_causal(batch.positions))
     hidden = denoiser(batch.token_ids, batch.positions, attention)
     # Row i is about token i + 1; padding comes last, where a causal model's targets cannot see it.
     nats = _read(denoiser, hidden[:, :-1], batch.token_ids[:, 1:], batch.is_target[:, 1:], None)

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -24,6 +25,7 @@ from tests.tiny import TINY, random_denoiser, random_tokens
 from tests.tiny_checkpoints import tiny_spec
 
 MASK_SPEC = tiny_spec()
+CAUSAL_SPEC = dataclasses.replace(MASK_SPEC, has_causal_context=True)
 AR_SPEC = tiny_spec(Objective.AUTOREGRESSIVE)
 FILE, MASK = MASK_SPEC.special.file, MASK_SPEC.special.mask
 
@@ -77,33 +79,38 @@ def test_uniform_logits_give_log_v_per_byte(uniform: Denoiser, spec: DiffusionSp
 
 
 @pytest.mark.parametrize("block_length", [1, 3, 4, 64])
-def test_chain_rule_equals_the_plain_function(denoiser: Denoiser, block_length: int):
+@pytest.mark.parametrize("spec", [MASK_SPEC, CAUSAL_SPEC])
+def test_chain_rule_equals_the_plain_function(denoiser: Denoiser, spec: DiffusionSpec, block_length: int):
     windows = windows_of(11, 2, 7)
     nats = window_nats(
-        denoiser, MASK_SPEC, windows, Reading.CHAIN, LikelihoodConfig(block_length=block_length, batch_size=2)
+        denoiser, spec, windows, Reading.CHAIN, LikelihoodConfig(block_length=block_length, batch_size=2)
     )
     for window, found in zip(windows, nats[0], strict=True):
         token_ids, is_target = with_file_token(window)
-        plain = chain_rule_nats(PairLogits(denoiser, 0), token_ids, is_target, block_length=block_length, mask_id=MASK)
+        plain = chain_rule_nats(
+            PairLogits(denoiser, spec), token_ids, is_target, block_length=block_length, mask_id=MASK
+        )
         assert found == pytest.approx(float(plain.sum()), rel=1e-6)
 
 
-def test_exact_equals_the_plain_function(denoiser: Denoiser):
+@pytest.mark.parametrize("spec", [AR_SPEC, CAUSAL_SPEC])
+def test_exact_equals_the_plain_function(denoiser: Denoiser, spec: DiffusionSpec):
     windows = windows_of(11, 2, 7)
-    nats = window_nats(denoiser, AR_SPEC, windows, Reading.EXACT, LikelihoodConfig(batch_size=3))
+    nats = window_nats(denoiser, spec, windows, Reading.EXACT, LikelihoodConfig(batch_size=3))
     for window, found in zip(windows, nats[0], strict=True):
         token_ids, is_target = with_file_token(window)
         logits = FullRecompute(denoiser, 1).raw(token_ids[0], torch.arange(token_ids.shape[1]))
         assert found == pytest.approx(float(autoregressive_nats(logits[None], token_ids, is_target, 1).sum()), rel=1e-6)
 
 
-def test_bound_estimates_the_enumeration_of_all_orders(denoiser: Denoiser):
+@pytest.mark.parametrize("spec", [MASK_SPEC, CAUSAL_SPEC])
+def test_bound_estimates_the_enumeration_of_all_orders(denoiser: Denoiser, spec: DiffusionSpec):
     windows = windows_of(7, 3)
     config = LikelihoodConfig(block_length=4, num_samples=60, batch_size=2)
-    nats = window_nats(denoiser, MASK_SPEC, windows, Reading.BOUND, config)
+    nats = window_nats(denoiser, spec, windows, Reading.BOUND, config)
     for window, draws in zip(windows, nats.T, strict=True):
         token_ids, is_target = with_file_token(window)
-        exact = any_order_nats(PairLogits(denoiser, 0), token_ids, is_target, block_length=4, mask_id=MASK)
+        exact = any_order_nats(PairLogits(denoiser, spec), token_ids, is_target, block_length=4, mask_id=MASK)
         error = draws.std(ddof=1) / math.sqrt(len(draws))
         assert 0 < error < 0.06 * float(exact)  # sharp enough to notice a wrong weight
         assert abs(draws.mean() - float(exact)) < 4 * error
@@ -160,7 +167,7 @@ def test_windows_reject_another_vocabulary():
     ("spec", "reading", "message"),
     [
         (AR_SPEC, Reading.BOUND, "exact"),
-        (MASK_SPEC, Reading.EXACT, "bound and chain"),
+        (MASK_SPEC, Reading.EXACT, "bound, chain, not exact"),
         (tiny_spec(Objective.UNIFORM), Reading.BOUND, "uniform"),
     ],
 )
