@@ -1,6 +1,7 @@
 """What must hold for every policy, temperature, seed and denoiser."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from hypothesis import given, settings
@@ -19,8 +20,8 @@ from quicksilver.decoding import (
     Hole,
     JointThreshold,
     Policy,
-    ReMDM,
     Remask,
+    ReMDM,
     Renoise,
     Resize,
     Result,
@@ -86,23 +87,22 @@ def replay(events: Iterable[Event], num_holes: int) -> tuple[list[list[int | Non
 def check_accounts(result: Result, denoiser: CountingDenoiser, events: list[Event]) -> None:
     assert result.nfe == denoiser.num_calls
     assert [event.nfe for event in events if isinstance(event, Frame)] == list(range(1, result.nfe + 1))
-    assert result.tpf * result.nfe == float(len(result.token_ids)) or abs(
-        result.tpf * result.nfe - len(result.token_ids)
-    ) < 1e-9
+    assert (
+        result.tpf * result.nfe == float(len(result.token_ids))
+        or abs(result.tpf * result.nfe - len(result.token_ids)) < 1e-9
+    )
     assert isinstance(events[-1], Done)
     assert {entry.step for entry in result.trace} <= set(range(1, result.nfe + 1))
     assert all(token >= FIRST_TEXT_ID for token in result.token_ids)
     assert result.num_edits == sum(len(event.token_ids) for event in events if isinstance(event, Edit))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(policies, temperatures, seeds, text_ids, st.integers(1, 9), st.sampled_from([-4.0, 0.0]))
 def test_generation(
     policy: Policy, temperature: float, seed: int, prompt: list[int], max_tokens: int, eos_bonus: float
 ) -> None:
-    params = SamplingParams(
-        policy=policy, temperature=temperature, seed=seed, max_tokens=max_tokens, vocab_size=VOCAB
-    )
+    params = SamplingParams(policy=policy, temperature=temperature, seed=seed, max_tokens=max_tokens, vocab_size=VOCAB)
     denoiser = CountingDenoiser(HashDenoiser(VOCAB, seed % 97, bonus={SPECIAL.eos: eos_bonus}))
     events = list(generate(denoiser, spec_for(policy), prompt, params))
     result = final_result(events)
@@ -119,7 +119,7 @@ def test_generation(
         assert list(frame.token_ids[: len(prompt)]) == prompt
         assert set(frame.state[: len(prompt)]) <= {State.PROMPT}
         assert State.PROMPT not in frame.state[len(prompt) :]
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in pairwise(frames):
         for position, state in enumerate(before.state):
             if state is State.FINAL:
                 assert after.state[position] is State.FINAL
@@ -136,7 +136,7 @@ def is_subsequence(short: list[int], long: list[int]) -> bool:
     return all(token in rest for token in short)
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(
     policies,
     temperatures,
@@ -169,7 +169,7 @@ def test_infill(
     for frame in frames:
         prompt = [t for t, state in zip(frame.token_ids, frame.state, strict=True) if state is State.PROMPT]
         assert prompt == given_ids
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in pairwise(frames):
         for hole in range(len(parts)):
             old, new = (
                 [
@@ -183,7 +183,7 @@ def test_infill(
     assert final_result(infill(denoiser, spec_for(policy), template, params)) == result
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(seeds, temperatures, st.integers(1, 8), st.integers(0, 7))
 def test_selection_of_a_row_does_not_depend_on_the_batch(seed: int, temperature: float, count: int, row: int) -> None:
     row %= count

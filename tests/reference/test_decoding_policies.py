@@ -25,15 +25,16 @@ from quicksilver.decoding import (
 from quicksilver.diffusion.counter_rng import counter_uniform
 from tests.fakes import random_window
 
-NUM_ROWS = 100
+NUM_ROWS = 50
 NUM_WINDOWS = 12
-"""1,200 rows per policy, of 1 to 12 positions."""
+"""600 rows per policy, of 1 to 12 positions."""
 
 
 class Row:
     """One row of a window as Python lists."""
 
-    def __init__(self, window: Window, row: int) -> None:
+    def __init__(self, window: Window, row: int, draws: dict[int, list[list[float]]]) -> None:
+        self.draws = {purpose: values[row] for purpose, values in draws.items()}
         self.token, self.candidate = window.token_ids[row].tolist(), window.candidate_ids[row].tolist()
         self.argmax, self.previous = window.argmax_ids[row].tolist(), window.previous_argmax_ids[row].tolist()
         self.state = window.state[row].tolist()
@@ -45,9 +46,6 @@ class Row:
         self.width = len(self.state)
         self.masks = [i for i in range(self.width) if self.state[i] == State.MASK]
         self.drafts = [i for i in range(self.width) if self.state[i] == State.DRAFT]
-
-    def chances(self, purpose: int) -> list[float]:
-        return counter_uniform(purpose, self.seed, torch.tensor(self.position), self.step).tolist()
 
 
 def f32(value: float) -> float:
@@ -134,7 +132,7 @@ def naive_commit(policy: Policy, row: Row) -> set[int]:
         return set(ranked(row, row.confidence, row.masks)[: max(math.ceil(len(row.masks) / left), 1)])
     assert isinstance(policy, FixedCount)
     if policy.order is Order.RANDOM:
-        score = row.chances(2)
+        score = row.draws[2]
     else:
         score = row.confidence if policy.order is Order.CONFIDENCE else row.margin
     return set(ranked(row, score, row.masks)[: policy.tokens_per_step])
@@ -154,27 +152,28 @@ def naive_renoise(policy: Renoise, row: Row) -> tuple[set[int], set[int], set[in
     return accept & set(row.masks), edit, set(row.drafts) - accept, done
 
 
-def naive_remdm(policy: ReMDM, row: Row) -> tuple[set[int], set[int], set[int], bool]:
-    def alpha(progress: float) -> float:
-        if policy.loop is None:
-            return progress
-        start, stop = policy.loop
-        if progress < start:
-            return policy.loop_alpha * progress / start
-        if progress < stop:
-            return policy.loop_alpha
-        return policy.loop_alpha + (1 - policy.loop_alpha) * (progress - stop) / (1 - stop)
+def alpha(policy: ReMDM, progress: float) -> float:
+    if policy.loop is None:
+        return progress
+    start, stop = policy.loop
+    if progress < start:
+        return policy.loop_alpha * progress / start
+    if progress < stop:
+        return policy.loop_alpha
+    return policy.loop_alpha + (1 - policy.loop_alpha) * (progress - stop) / (1 - stop)
 
+
+def naive_remdm(policy: ReMDM, row: Row) -> tuple[set[int], set[int], set[int], bool]:
     now, after = row.step / policy.steps, (row.step + 1) / policy.steps
     is_last = row.step + 1 >= policy.steps
-    alpha_t, alpha_s = alpha(now), alpha(after)
+    alpha_t, alpha_s = alpha(policy, now), alpha(policy, after)
     limit = 1.0 if alpha_t == 0 else min(1.0, max(0.0, (1 - alpha_s) / alpha_t))
     base = policy.eta * limit if policy.rate is RemaskRate.RESCALE else min(policy.eta, limit)
     if is_last or (policy.loop is not None and not policy.loop[0] <= now < policy.loop[1]):
         base = 0.0
     total = sum(math.exp(-row.at_commit[i]) for i in row.drafts)
     commit, remask = set(), set()
-    unmask_chance, remask_chance = row.chances(3), row.chances(4)
+    unmask_chance, remask_chance = row.draws[3], row.draws[4]
     for i in row.masks:
         sigma = 0.0 if policy.by_confidence else base
         unmask = 1.0 if is_last else (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
@@ -222,8 +221,10 @@ def test_vectorised_policy_equals_a_plain_loop(policy: Policy) -> None:
     for index in range(NUM_WINDOWS):
         window = random_window(seed=index, num_rows=NUM_ROWS, width=1 + index % 12)
         decision = decide(window, [policy] * NUM_ROWS)
+        key = (window.seed[:, None], window.positions, window.step[:, None])
+        draws = {purpose: counter_uniform(purpose, *key).tolist() for purpose in (2, 3, 4)}
         for number in range(NUM_ROWS):
-            row = Row(window, number)
+            row = Row(window, number, draws)
             commit, edit, remask, is_settled = naive(policy, row)
             assert set(decision.commit[number].nonzero()[:, 0].tolist()) == commit
             assert set(decision.edit[number].nonzero()[:, 0].tolist()) == edit

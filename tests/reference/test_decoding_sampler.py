@@ -14,7 +14,9 @@ MASK, EOS, EXPAND, DELETE = SPECIAL.mask, SPECIAL.eos, SPECIAL.expand, SPECIAL.d
 TEXT_IDS = list(range(10, VOCAB))
 
 
-def choose(row: list[float], allowed: list[int], temperature: float, seed: int, key: int, step: int) -> tuple[int, float]:
+def choose(
+    row: list[float], allowed: list[int], temperature: float, seed: int, key: int, step: int
+) -> tuple[int, float]:
     """Token and its probability at temperature 1 among the allowed ones."""
     total = sum(math.exp(row[token]) for token in allowed)
     score = {token: row[token] for token in allowed}
@@ -58,7 +60,7 @@ def plain_generate(
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 0.5, 1.1])
 def test_generate_equals_a_plain_loop(threshold: float, temperature: float) -> None:
-    for case in range(6):
+    for case in range(4):
         denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus={EOS: -1.0})
         prompt = [10 + (case + i) % 5 for i in range(case)]
         params = SamplingParams(
@@ -105,7 +107,7 @@ def plain_infill(
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1.1])
 def test_infill_equals_a_plain_loop(threshold: float, temperature: float) -> None:
-    for case in range(8):
+    for case in range(5):
         bonus = {EXPAND: (case % 4) - 1.0, DELETE: (case % 3) - 1.0}
         denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus=bonus)
         left, right = [10, 11, MASK][: case % 4], [12, 13][: case % 3]

@@ -35,7 +35,7 @@ def _generate(
 ) -> Iterator[Event]:
     ledger = Ledger()
     temperature = spec.decoding.temperature if params.temperature is None else params.temperature
-    banned = (special_ids(spec) | set(params.forbidden_ids)) - {spec.special.eos}
+    banned = (special_ids(spec) - {spec.special.eos}) | set(params.forbidden_ids)
     canvas = Canvas.of_prompt(prompt_ids)
     limit = len(prompt_ids) + (params.max_tokens or DEFAULT_MAX_TOKENS)
     reason = FinishReason.LENGTH

@@ -80,12 +80,12 @@ class Canvas:
 
     @property
     def offset(self) -> Int[Tensor, " L"]:
-        """Offset of every position in its hole; 0 for the prompt."""
-        offset = torch.zeros_like(self.hole)
-        for hole in range(int(self.hole.amax()) + 1 if len(self) else 0):
-            inside = self.hole == hole
-            offset[inside] = torch.arange(int(inside.sum()))
-        return offset
+        """Offset of every position in its hole, which is one stretch of the canvas; 0 for the prompt."""
+        position = torch.arange(len(self))
+        is_start = torch.ones_like(self.hole, dtype=torch.bool)
+        is_start[1:] = self.hole[1:] != self.hole[:-1]
+        start = torch.where(is_start, position, 0).cummax(dim=0).values
+        return (position - start).masked_fill(self.hole == NO_HOLE, 0)
 
     def take(self, index: Int[Tensor, " M"]) -> "Canvas":
         """The positions ``index``, in that order; one may be repeated or left out."""

@@ -17,7 +17,7 @@ from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Step, commits
-from quicksilver.decoding.params import SamplingParams, forbidden_tokens, special_ids
+from quicksilver.decoding.params import SamplingParams
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, Run
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
@@ -163,9 +163,8 @@ def _forbidden(
 ) -> Bool[Tensor, "N V"]:
     """Forbidden tokens per open position: all special ones, except a length change where the hole may still make it."""
     special = run.spec.special
-    base = forbidden_tokens(vocab_size, special_ids(run.spec) | set(run.params.forbidden_ids))
     index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
-    is_forbidden = base.repeat(index.shape[0], 1)
+    is_forbidden = run.is_forbidden(vocab_size).repeat(index.shape[0], 1)
     if is_forced:
         return is_forbidden
     hole, is_masked = canvas.hole[index], canvas.is_masked[index]

@@ -53,6 +53,8 @@ class Span:
 
 def spans(canvas: Canvas, where: Bool[Tensor, " L"]) -> Iterator[Span]:
     """The maximal runs of marked positions, hole by hole, in order."""
+    if not bool(where.any()):
+        return
     offset, hole = canvas.offset.tolist(), canvas.hole.tolist()
     marked = where.tolist()
     start = 0

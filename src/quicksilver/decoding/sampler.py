@@ -62,6 +62,7 @@ class Run:
         self.policy = resolve_policy(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
         self.ledger = Ledger()
+        self._is_forbidden: Tensor | None = None
         self.is_cut = False
         """Whether ``max_nfe`` made a step commit more than the policy would have."""
 
@@ -85,12 +86,17 @@ class Run:
             is_settled=torch.ones_like(decision.is_settled),
         )
 
+    def is_forbidden(self, vocab_size: int) -> Bool[Tensor, " V"]:
+        """Tokens that are never written: the special ones and the request's own."""
+        if self._is_forbidden is None or self._is_forbidden.shape[0] != vocab_size:
+            self._is_forbidden = forbidden_tokens(vocab_size, special_ids(self.spec) | set(self.params.forbidden_ids))
+        return self._is_forbidden
+
     def fill_noise(self, canvas: Canvas, positions: Int[Tensor, " L"], step: int) -> Canvas:
         """Put random tokens, drawn for the coming ``step``, at all masks if the policy denoises uniform noise."""
         if not self.policy.starts_from_noise or self.params.vocab_size is None:
             return canvas
-        banned = special_ids(self.spec) | set(self.params.forbidden_ids)
-        allowed = (~forbidden_tokens(self.params.vocab_size, banned)).nonzero()[:, 0]
+        allowed = (~self.is_forbidden(self.params.vocab_size)).nonzero()[:, 0]
         chance = draw(Purpose.NOISE, torch.tensor(self.params.seed), positions, torch.tensor(step))
         noise = allowed[(chance * allowed.shape[0]).long()]
         return replace(canvas, token_ids=torch.where(canvas.is_masked, noise, canvas.token_ids))

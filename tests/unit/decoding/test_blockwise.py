@@ -43,9 +43,7 @@ def run(
     temperature: float | None = None,
     seed: int = 0,
 ) -> Result:
-    params = SamplingParams(
-        policy=policy, max_tokens=max_tokens, max_nfe=max_nfe, temperature=temperature, seed=seed
-    )
+    params = SamplingParams(policy=policy, max_tokens=max_tokens, max_nfe=max_nfe, temperature=temperature, seed=seed)
     return final_result(generate(denoiser, fake_spec(), prompt, params))
 
 
@@ -257,9 +255,7 @@ def test_what_the_checkpoint_cannot_do_is_an_error() -> None:
     with pytest.raises(ConfigError, match="needs vocab_size"):
         generate(UniformDenoiser(VOCAB), fake_spec(Objective.UNIFORM), (10,), SamplingParams(policy=Renoise()))
     with pytest.raises(ConfigError, match="never saw wrong ones"):
-        generate(
-            UniformDenoiser(VOCAB), fake_spec(edit_rate=0.0), (10,), SamplingParams(policy=JointThreshold())
-        )
+        generate(UniformDenoiser(VOCAB), fake_spec(edit_rate=0.0), (10,), SamplingParams(policy=JointThreshold()))
 
 
 def test_bad_logits_are_an_error() -> None:
