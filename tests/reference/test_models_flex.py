@@ -27,6 +27,17 @@ def test_mask_mod_evaluates_to_the_dense_mask_in_torchs_own_evaluator(half):
     assert torch.equal(mask[:, 0], pair.dense_mask())
 
 
+@pytest.mark.compiled
+@pytest.mark.slow
+@needs_compiler
+def test_flex_attention_on_a_cpu_equals_dense_attention():
+    pair = packed_pair(64)
+    generator = torch.Generator().manual_seed(0)
+    heads = [torch.randn(2, n, 128, 16, generator=generator) for n in (4, 2, 2)]
+    with torch.no_grad():
+        torch.testing.assert_close(CompiledFlexAttention(pair)(*heads), DenseAttention(pair)(*heads), rtol=0, atol=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.compiled
 @pytest.mark.parametrize("half", [128, 200])

@@ -1,7 +1,8 @@
 """Design contract 2: the trainer's forward over [noisy ⊕ clean] gives the logits of serving block by block.
 
-Three plain servers are compared with it, in float64: one that recomputes everything for every block, one that keeps keys and
-values in a list, and one that goes token by token as autoregressive models do. Tolerance 1e-9: float64 sums in another order.
+Three plain servers are compared with it, in float64: one that recomputes everything for every block, one that keeps
+keys and values in a list, and one that goes token by token as autoregressive models do. Tolerance 1e-5: logits are
+handed out in float32.
 """
 
 import pytest
@@ -22,23 +23,24 @@ def noised(clean, blocks, seed=1):
     return torch.where(is_masked & (blocks != 1), MASK, clean)
 
 
-def trained(denoiser, noisy, clean, blocks, documents=None, positions=None):
+def trained(denoiser, noisy, clean, blocks, documents=None, positions=None, *, has_causal_context=False):
     """Logits of the noisy half of one forward over 2L rows."""
     documents = torch.zeros_like(blocks) if documents is None else documents
     if positions is None:
         positions = torch.arange(clean.shape[1]).expand_as(clean)
-    pair = Topology.training_pair(blocks, documents)
+    pair = Topology.training_pair(blocks, documents, has_causal_context=has_causal_context)
     logits = logits_of(denoiser, torch.cat([noisy, clean], 1), pair, torch.cat([positions, positions], 1))
     return logits[:, : clean.shape[1]]
 
 
-def recomputed(denoiser, noisy, clean, block_length):
+def recomputed(denoiser, noisy, clean, block_length, has_causal_context):
     """Every block anew from [clean past, noisy block]; no cache and no second copy."""
     out = []
     for start in range(0, clean.shape[1], block_length):
         stop = min(start + block_length, clean.shape[1])
         canvas = torch.cat([clean[:, :start], noisy[:, start:stop]], 1)
-        blocks = torch.arange(stop).expand_as(canvas) // block_length
+        index = torch.arange(stop).expand_as(canvas)
+        blocks = index.clamp(max=start) if has_causal_context else index // block_length
         out.append(logits_of(denoiser, canvas, Topology.block_causal(blocks))[:, start:])
     return torch.cat(out, 1)
 
@@ -46,8 +48,9 @@ def recomputed(denoiser, noisy, clean, block_length):
 class ListCache:
     """Keys and values of committed tokens, one growing pair of tensors per layer."""
 
-    def __init__(self, denoiser):
+    def __init__(self, denoiser, has_causal_context):
         self.denoiser = denoiser
+        self.has_causal_context = has_causal_context
         self.past = [None] * denoiser.config.num_layers
         self.length = 0
 
@@ -66,15 +69,18 @@ class ListCache:
                 self.past[index] = (key, value)
             group = config.num_heads // config.num_kv_heads
             scores = query @ key.repeat_interleave(group, 1).mT / config.head_width**0.5
+            if is_commit and self.has_causal_context:
+                is_future = torch.ones_like(scores, dtype=torch.bool).triu(scores.shape[-1] - scores.shape[-2] + 1)
+                scores = scores.masked_fill(is_future, -torch.inf)
             hidden = layer.finish(hidden, scores.softmax(-1) @ value.repeat_interleave(group, 1))
         if is_commit:
             self.length += token_ids.shape[1]
         return self.denoiser.logits(self.denoiser.model.norm(hidden))
 
 
-def cached(denoiser, noisy, clean, block_length):
+def cached(denoiser, noisy, clean, block_length, has_causal_context):
     """Denoise each block over the cache, then commit its clean tokens in a second pass."""
-    cache, out = ListCache(denoiser), []
+    cache, out = ListCache(denoiser, has_causal_context), []
     for start in range(0, clean.shape[1], block_length):
         window = slice(start, min(start + block_length, clean.shape[1]))
         out.append(cache.forward(noisy[:, window], is_commit=False))
@@ -90,14 +96,16 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("block_length", [1, 4, 6, LENGTH])
+@pytest.mark.parametrize("has_causal_context", [False, True])
 @pytest.mark.parametrize("server", [recomputed, cached])
-def test_one_training_forward_equals_serving_block_by_block(server, block_length, name):
+def test_one_training_forward_equals_serving_block_by_block(server, has_causal_context, block_length, name):
     denoiser = random_denoiser(CONFIGS[name])
     clean = random_tokens(2, LENGTH)
     blocks = torch.arange(LENGTH).expand_as(clean) // block_length
     noisy = noised(clean, blocks)
-    expected = server(denoiser, noisy, clean, block_length)
-    torch.testing.assert_close(trained(denoiser, noisy, clean, blocks), expected, rtol=0, atol=1e-5)
+    expected = server(denoiser, noisy, clean, block_length, has_causal_context)
+    found = trained(denoiser, noisy, clean, blocks, has_causal_context=has_causal_context)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_the_equality_is_not_vacuous():
@@ -163,6 +171,16 @@ def test_clean_half_is_what_the_prompt_gives():
     pair = Topology.training_pair(blocks, torch.zeros_like(blocks))
     found = hidden_of(denoiser, rows, pair, torch.cat([positions, positions], 1))[:, LENGTH:]
     torch.testing.assert_close(found, hidden_of(denoiser, clean, Topology.block_causal(blocks)), rtol=0, atol=1e-9)
+
+
+def test_with_a_causal_context_the_clean_half_is_an_autoregressive_model():
+    denoiser = random_denoiser()
+    clean = random_tokens(2, LENGTH)
+    index = torch.arange(LENGTH).expand_as(clean)
+    pair = Topology.training_pair(index // 4, torch.zeros_like(index), has_causal_context=True)
+    rows = torch.cat([noised(clean, index // 4), clean], 1)
+    found = hidden_of(denoiser, rows, pair, torch.cat([index, index], 1))[:, LENGTH:]
+    torch.testing.assert_close(found, hidden_of(denoiser, clean, Topology.block_causal(index)), rtol=0, atol=1e-9)
 
 
 def test_tiled_training_forward_and_gradients_equal_dense(monkeypatch):

@@ -1,4 +1,4 @@
-"""The denoiser against transformers' Qwen3 and Qwen2, in both directions, on small random weights (tolerance 1e-4, float32)."""
+"""The denoiser against transformers' Qwen3 and Qwen2, in both directions: small random weights, float32, 1e-4."""
 
 import json
 

@@ -4,6 +4,7 @@ config.json (Qwen3 keys + ``quicksilver``), model.safetensors, tokenizer.json, g
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,10 +22,10 @@ _SPEC_KEY = "quicksilver"
 
 def save_folder(folder: Path, denoiser: Denoiser, spec: DiffusionSpec, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write weights in ``dtype``, architecture and spec. Its owner writes the tokenizer, as ``tokenizer.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
     names = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float16: "float16"}
     if dtype not in names:
         raise ConfigError(f"weights are saved in {', '.join(names.values())}, not {dtype}")
+    folder.mkdir(parents=True, exist_ok=True)
     config = denoiser.config.to_hf() | {
         "torch_dtype": names[dtype],
         "bos_token_id": None,
@@ -57,9 +58,15 @@ def read_config(folder: Path) -> tuple[DenoiserConfig, DiffusionSpec]:
     if not isinstance(config, dict) or not isinstance(config.get(_SPEC_KEY), dict):
         raise CheckpointError(f"{path} has no {_SPEC_KEY!r} section saying how the model was trained")
     try:
-        return DenoiserConfig.from_hf(config), DiffusionSpec.from_dict(config[_SPEC_KEY])
+        architecture, spec = DenoiserConfig.from_hf(config), DiffusionSpec.from_dict(config[_SPEC_KEY])
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    highest = max(value for value in asdict(spec.special).values() if value is not None)
+    if highest >= architecture.vocab_size:
+        raise CheckpointError(
+            f"{path}: special token ids reach {highest}, but the vocabulary has {architecture.vocab_size}"
+        )
+    return architecture, spec
 
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Denoiser, DiffusionSpec]:

@@ -88,6 +88,13 @@ class DecodingDefaults:
     max_hole_length: int = 64
 
 
+def _read_nested(name: str, kind: type, values: object) -> object:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name} must be an object, got {values!r}")
+    _reject_unknown(kind, values)
+    return kind(**values)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DiffusionSpec:
     """Everything about training that decoding must agree with."""
@@ -123,12 +130,10 @@ class DiffusionSpec:
         """Read a dictionary as written by ``to_dict``; unknown keys are errors."""
         _reject_unknown(cls, values)
         read = dict(values)
-        for name, kind in (("special", SpecialIds), ("noise", NoiseRates), ("decoding", DecodingDefaults)):
-            nested = read.get(name)
-            if isinstance(nested, dict):
-                _reject_unknown(kind, nested)
-                read[name] = kind(**nested)
         try:
+            for name, kind in (("special", SpecialIds), ("noise", NoiseRates), ("decoding", DecodingDefaults)):
+                if name in read:
+                    read[name] = _read_nested(name, kind, read[name])
             read["objective"] = Objective(str(read["objective"]))
             if "layouts" in read:
                 read["layouts"] = tuple(Layout(str(item)) for item in read["layouts"])  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]

@@ -77,6 +77,20 @@ def test_training_pair_written_out():
     assert torch.equal(pair.dense_mask()[0], expected)
 
 
+def test_causal_context_written_out_for_ragged_blocks_of_packed_documents():
+    """Draft rows see their block and all clean tokens before it; clean rows see themselves and what is before them."""
+    documents, blocks = torch.tensor([[0, 0, 0, 1, 1, 1, 1]]), torch.tensor([[0, 0, 1, 0, 0, 0, 1]])
+    found = Topology.training_pair(blocks, documents, has_causal_context=True).dense_mask()[0]
+    expected = torch.zeros(14, 14, dtype=torch.bool)
+    for q in range(7):
+        for k in range(7):
+            if documents[0, q] == documents[0, k]:
+                expected[q, k] = blocks[0, q] == blocks[0, k]
+                expected[q, 7 + k] = blocks[0, k] < blocks[0, q]
+                expected[7 + q, 7 + k] = k <= q
+    assert torch.equal(found, expected)
+
+
 def test_training_pair_with_packed_documents_is_the_rule():
     documents = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 1, 1, 1, 1, 1]])
     blocks = torch.tensor([[0, 0, 1, 1, 0, 1, 1, 0], [0, 1, 0, 0, 0, 1, 1, 2]])
