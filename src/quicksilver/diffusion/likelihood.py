@@ -30,6 +30,7 @@ from quicksilver.errors import ConfigError
 MAX_COUNT_GRID = 16
 """Blocks of at most this many tokens are averaged over every masked count, longer ones over this many strata."""
 _MAX_ENUMERATED_BLOCK = 12
+_END_OF_TIME = 1e-4  # the transformed integrand is smooth, so clamping here moves the bound by about as little
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,29 +139,30 @@ def noise_bound(
     block_length: int,
     num_times: int = 32,
     num_repetitions: int = 1,
-    min_time: float = 1e-4,
     seed: int = 0,
 ) -> LikelihoodEstimate:
     """Upper bound on the negative log-likelihood under a denoiser trained with uniform or hybrid noise.
 
-    Each block draws one time from each of ``num_times`` strata of [min_time, 1 - min_time]; what lies outside is left
-    out (an error of the order of min_time times the integrand). Costs ``num_times * num_repetitions`` forwards.
+    Each block draws one v from each of ``num_times`` strata of [0, 1] and takes t = sin^2(pi v / 2). The substitution
+    cancels the 1 / sqrt(t (1 - t)) of the hybrid integrand; cutting uniform times off at 1e-4 instead loses several per
+    cent of that bound. Costs ``num_times * num_repetitions`` forwards.
     """
     blocks = block_grid(token_ids.shape[0], token_ids.shape[1], block_length).to(token_ids.device)
     rows, slots = torch.arange(token_ids.shape[0])[:, None], torch.arange(int(blocks.max()) + 1)
     positions = torch.arange(token_ids.shape[1])
-    span = 1 - 2 * min_time
     repetitions = []
     for repetition in range(num_repetitions):
         nats = torch.zeros(token_ids.shape[0], dtype=torch.float64, device=token_ids.device)
         for point in range(num_times):
             jitter = counter_uniform(seed, repetition, rows, slots, point).to(token_ids.device)
-            t = min_time + span * at_positions((point + jitter) / num_times, blocks)
+            v = at_positions((point + jitter) / num_times, blocks).clamp(_END_OF_TIME, 1 - _END_OF_TIME)
+            t = (torch.pi / 2 * v).sin().square()
+            jacobian = torch.pi / 2 * (torch.pi * v).sin()
             draws = counter_uniform(seed, repetition, rows, positions, point, 1).to(token_ids.device)
             noisy_ids = torch.where(is_target, noise.q_sample(token_ids, t, draws), token_ids)
             prediction = LeaveOneOutPrediction.from_logits(logits_fn(noisy_ids, token_ids, block_length), noise.mask_id)
             integrand = noise.nelbo(prediction, token_ids, noisy_ids, t)
-            nats += torch.where(is_target, integrand, 0.0).sum(1) * span / num_times
+            nats += torch.where(is_target, jacobian * integrand, 0.0).sum(1) / num_times
         repetitions.append(nats)
     return _summarise(repetitions)
 
@@ -190,8 +192,8 @@ def _grid_point(sizes: Tensor, point: int, num_points: int, jitter: Tensor) -> t
     repeats = (all_counts == all_counts[..., point : point + 1]).sum(-1)
     is_short = sizes <= num_points
     counts = torch.where(is_short, all_counts[..., point], draw_counts((point + jitter) / num_points, sizes))
-    shares = torch.where(is_short, 1 / (sizes.clamp(min=1) * repeats), 1 / num_points)
-    return counts, torch.where(sizes > 0, shares.double(), 0.0)
+    shares = torch.where(is_short, 1 / (sizes.clamp(min=1) * repeats).double(), 1 / num_points)
+    return counts, torch.where(sizes > 0, shares, 0.0)
 
 
 def _subsets(size: int) -> Iterator[tuple[int, ...]]:

@@ -50,7 +50,7 @@ class CosineSchedule(NoiseSchedule):
     """
 
     def alpha(self, t: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
-        return 1 - torch.cos(math.pi / 2 * (1 - t))
+        return 2 * torch.sin(math.pi / 4 * (1 - t)) ** 2  # equal to 1 - cos, without cancellation at t = 1
 
     def alpha_prime(self, t: Float[Tensor, "*P"]) -> Float[Tensor, "*P"]:
         return -math.pi / 2 * torch.sin(math.pi / 2 * (1 - t))
