@@ -1,0 +1,143 @@
+"""What the benchmark scripts share: loading, suites, progress, output."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from quicksilver.api import InfillLayout, Model
+from quicksilver.api.loading import find_model
+from quicksilver.checkpoints.folder import TOKENIZER_FILE, load_folder
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
+from quicksilver.errors import ConfigError, QuicksilverError, UsageError
+from quicksilver.evaluation.provenance import model_hash
+from quicksilver.evaluation.suites import InfillItem, read_humaneval_single_line, sample_lines, subsample
+from quicksilver.models.denoiser import Denoiser
+from quicksilver.tokenization.tokenizer import Tokenizer
+from quicksilver.training.corpus.token_file import TokenFile
+
+HUMANEVAL = Path(__file__).parents[1] / "data/eval/humaneval_infilling/HumanEval-SingleLineInfilling.jsonl.gz"
+SPLIT = "public_test"
+CONTEXT = 512
+"""Tokens the bundled models were trained on."""
+NUM_PUBLIC_LINES = 1000
+
+
+class Suite(StrEnum):
+    """Infill suites."""
+
+    HUMANEVAL = "humaneval-single-line"
+    PUBLIC_LINES = "public-lines"
+
+
+def verbatim(text: str | None) -> str:
+    """Help text whose lines are kept as they are: typer rewraps paragraphs that do not start with a backspace."""
+    return "\n\n".join("\b\n" + paragraph for paragraph in (text or "").strip().split("\n\n"))
+
+
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """One line on stderr and exit status 2 for bad usage, 1 for other failures, as the command line does."""
+    try:
+        yield
+    except QuicksilverError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+
+
+def load_parts(name: str, device: str) -> tuple[Denoiser, DiffusionSpec, Tokenizer]:
+    """A checkpoint's parts in float32."""
+    folder = find_model(name)
+    denoiser, spec = load_folder(folder, torch.float32)
+    return denoiser.to(device), spec, Tokenizer.load(folder / TOKENIZER_FILE)
+
+
+def load_model(name: str, device: str, context: int = CONTEXT) -> Model:
+    """A model that sees at most ``context`` tokens, or fewer where it was trained on fewer."""
+    denoiser, spec, tokenizer = load_parts(name, device)
+    denoiser.config = replace(denoiser.config, max_length=min(context, denoiser.config.max_length))
+    return Model(denoiser, spec, tokenizer, name=find_model(name).resolve().name)
+
+
+def default_layout(model: Model) -> InfillLayout:
+    """In place where the model was trained so."""
+    is_ar = model.spec.objective is Objective.AUTOREGRESSIVE
+    return InfillLayout.PSM if is_ar or "in_place" not in model.spec.layouts else InfillLayout.IN_PLACE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """What is measured on what."""
+
+    model: str
+    """Checkpoint folder or name."""
+    suite: str
+    tokens: Path | None
+    """Corpus folder; not needed for HumanEval."""
+    items: int | None
+    """None: all of the suite."""
+    context: int
+    seed: int
+    device: str
+
+    def about(self) -> dict[str, object]:
+        """What identifies a run's results, whatever machine it runs on."""
+        found: dict[str, object] = {"model": self.model, "model_sha256": model_hash(find_model(self.model))}
+        found |= {"suite": self.suite, "items": self.items, "seed": self.seed, "context": self.context}
+        found |= {"dtype": "float32", "device": self.device}
+        if self.tokens is not None:
+            found["tokens_sha256"] = hashlib.sha256((self.tokens / f"{SPLIT}.bin").read_bytes()).hexdigest()
+        return found
+
+    def load(self) -> Model:
+        """The model, seeing at most the context."""
+        return load_model(self.model, self.device, self.context)
+
+    def holes(self) -> list[InfillItem]:
+        """The items of the suite."""
+        if self.suite == Suite.HUMANEVAL:
+            return subsample(read_humaneval_single_line(HUMANEVAL), self.items, self.seed)
+        tokens = self.corpus()
+        tokenizer = Tokenizer.load(tokens / TOKENIZER_FILE)
+        documents = TokenFile.open(tokens, SPLIT)
+        return sample_lines(documents, tokenizer.decode, self.items or NUM_PUBLIC_LINES, self.seed)
+
+    def corpus(self) -> Path:
+        """The corpus folder; an error if there is none."""
+        if self.tokens is None:
+            raise ConfigError(f"suite {self.suite} needs --tokens, a folder written by `quicksilver corpus build`")
+        return self.tokens
+
+
+def progress() -> Progress:
+    """A bar on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[detail]}"), console=Console(stderr=True))
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Write a report; numpy and enumerations have been turned into plain values before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A GitHub table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def finish(out: Path, report: Mapping[str, object], table: str) -> None:
+    """Write the JSON report, a Markdown file of the same name, and print the table."""
+    write_json(out, report)
+    out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
+    sys.stdout.write(table + "\n")

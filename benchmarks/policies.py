@@ -1,0 +1,168 @@
+r"""Tokens per forward against quality: one line per policy and parameter, on the same holes.
+
+Examples:
+  python benchmarks/policies.py --model quicksilver-coder --items 200 --out runs/policies.json --plot runs/tpf.svg
+  python benchmarks/policies.py --model runs/coder/final --suite public-lines --tokens data/corpus --layout psm \
+      --only confidence_threshold --only entropy_bound --out runs/policies.json
+
+An interrupted run goes on where it stopped when the same command is given again.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from common import (
+    CONTEXT,
+    Subject,
+    Suite,
+    default_layout,
+    finish,
+    markdown_table,
+    progress,
+    reported_errors,
+    verbatim,
+)
+
+from quicksilver.api import InfillLayout
+from quicksilver.decoding import (
+    ConfidenceThreshold,
+    DynamicFactor,
+    EntropyBound,
+    FixedCount,
+    FixedSteps,
+    Hierarchical,
+    JointThreshold,
+    Order,
+    Policy,
+    ReMDM,
+)
+from quicksilver.errors import ConfigError
+from quicksilver.evaluation.infill import ExactPolicy, InfillSummary, ModelFiller, run_suite, summarise
+from quicksilver.evaluation.provenance import environment
+from quicksilver.evaluation.results import ResultLog
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A line of the table."""
+
+    name: str
+    parameter: str
+    policy: Policy
+
+    @property
+    def slug(self) -> str:
+        """Part of a file name."""
+        return f"{self.name}-{self.parameter}".replace("/", "-").replace(" ", "-")
+
+
+GRID = (
+    *(
+        Setting("confidence_threshold", f"{x}", ConfidenceThreshold(threshold=x))
+        for x in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+    ),
+    *(Setting("dynamic_factor", f"{x}", DynamicFactor(factor=x)) for x in (0.25, 0.5, 1.0, 2.0)),
+    *(Setting("entropy_bound", f"{x}", EntropyBound(bound=x)) for x in (0.05, 0.1, 0.3, 1.0)),
+    *(
+        Setting("hierarchical", f"{low}/{x}", Hierarchical(low=low, threshold=x))
+        for low, x in ((0.4, 0.8), (0.62, 0.92))
+    ),
+    *(Setting("fixed_steps", f"{x}", FixedSteps(steps=x)) for x in (1, 2, 4, 8)),
+    *(Setting("confidence_order", f"{x} a step", FixedCount(tokens_per_step=x)) for x in (1, 2, 4)),
+    *(Setting("margin_order", f"{x} a step", FixedCount(order=Order.MARGIN, tokens_per_step=x)) for x in (1, 2)),
+    *(Setting("random_order", f"{x} a step", FixedCount(order=Order.RANDOM, tokens_per_step=x)) for x in (1, 2)),
+    *(Setting("joint_threshold", f"{x}", JointThreshold(threshold=x)) for x in (0.5, 0.7, 0.9)),
+    *(Setting("remdm", f"{x} steps", ReMDM(steps=x)) for x in (8, 16)),
+)
+"""``renoise`` is left out: it needs a checkpoint trained on uniform noise."""
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
+
+
+@app.command(help=verbatim(__doc__), no_args_is_help=True)
+def main(
+    model: Annotated[str, typer.Option(help="Checkpoint folder or the name of a bundled model.")],
+    out: Annotated[Path, typer.Option(help="JSON report; beside it a Markdown table and the single items.")],
+    suite: Annotated[Suite, typer.Option(help="Which holes.")] = Suite.HUMANEVAL,
+    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for public-lines.")] = None,
+    items: Annotated[int, typer.Option(help="Random items, the same for every policy.")] = 200,
+    length: Annotated[str, typer.Option(help="unknown or given.")] = "unknown",
+    layout: Annotated[InfillLayout | None, typer.Option(help="Default: in_place where trained, else psm.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
+    context: Annotated[int, typer.Option(help="Most tokens the model sees.")] = CONTEXT,
+    seed: Annotated[int, typer.Option(help="Of the sample and the decoding.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    plot: Annotated[Path | None, typer.Option(help="Picture of TPF against exact match (.svg or .png).")] = None,
+) -> None:
+    """Measure and report."""
+    with reported_errors():
+        if length not in ("unknown", "given"):
+            raise ConfigError(f"length must be unknown or given, not {length!r}")
+        subject = Subject(
+            model=model, suite=suite.value, tokens=tokens, items=items, context=context, seed=seed, device=device
+        )
+        grid, loaded, holes = _grid(only), subject.load(), subject.holes()
+        chosen = layout or default_layout(loaded)
+        about = subject.about() | {"layout": chosen.value, "length": length}
+        rows: list[tuple[Setting, InfillSummary]] = []
+        for setting in _settings_of(grid, loaded.spec.noise.edit_rate):
+            log = ResultLog(out.with_suffix("") / f"{setting.slug}.jsonl", about | {"policy": repr(setting.policy)})
+            options = ExactPolicy(exact_policy=setting.policy, seed=seed)
+            filler = ModelFiller(model=loaded, layout=chosen, options=options)
+            with progress() as bar:
+                task = bar.add_task(f"{setting.name} {setting.parameter}", total=len(holes), detail="")
+                results = run_suite(
+                    filler,
+                    holes,
+                    is_length_given=length == "given",
+                    log=log,
+                    on_item=lambda _, b=bar, t=task: b.advance(t),
+                )
+            rows.append((setting, summarise(results)))
+        found = [{"policy": s.name, "parameter": s.parameter, **asdict(summary)} for s, summary in rows]
+        finish(out, about | {"environment": environment(), "policies": found}, _table(about, rows))
+        if plot is not None:
+            from plots import plot_policies
+
+            plot_policies(out, plot)
+
+
+def _grid(only: list[str] | None) -> tuple[Setting, ...]:
+    known = dict.fromkeys(setting.name for setting in GRID)
+    for name in only or ():
+        if name not in known:
+            raise ConfigError(f"no policy {name!r} in the grid; there are: {', '.join(known)}")
+    return tuple(setting for setting in GRID if not only or setting.name in only)
+
+
+def _settings_of(grid: tuple[Setting, ...], edit_rate: float) -> list[Setting]:
+    """The grid without policies that the checkpoint was not trained for; says so."""
+    left = [setting for setting in grid if edit_rate or not isinstance(setting.policy, JointThreshold)]
+    if len(left) < len(grid):
+        typer.echo("joint_threshold is left out: the checkpoint never saw wrong tokens (edit_rate is 0)", err=True)
+    return left
+
+
+def _table(about: dict[str, object], rows: list[tuple[Setting, InfillSummary]]) -> str:
+    title = f"{about['model']} on {about['items']} items of {about['suite']}"
+    title += f", layout {about['layout']}, length {about['length']}"
+    header = ("policy", "parameter", "exact match [95 %]", "parse rate", "TPF [95 %]", "NFE per item", "tokens/s")
+    cells = [
+        (
+            setting.name,
+            setting.parameter,
+            summary.exact_match,
+            f"{summary.parse_rate.value:.3f}",
+            summary.tpf,
+            f"{summary.nfe.value:.2f}",
+            f"{summary.tokens_per_s.value:.1f}",
+        )
+        for setting, summary in rows
+    ]
+    return f"{title}\n\n" + markdown_table(header, cells)
+
+
+if __name__ == "__main__":
+    app()
