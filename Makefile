@@ -7,7 +7,7 @@ TEST_WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu check format clean
+.PHONY: help setup demo test test-gpu picture check format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -33,6 +33,9 @@ test: $(VENV)/.installed-dev ## Run all tests that need no GPU
 test-gpu: $(VENV)/.installed-dev ## Run the tests that need a GPU
 	$(PYTEST) -m "gpu and not compiled"
 	JAXTYPING_DISABLE=1 $(PYTEST) -m gpu
+
+picture: $(VENV)/.installed ## Draw docs/images/denoising.svg from a run of the bundled model
+	$(BIN)/python scripts/picture.py
 
 check: $(VENV)/.installed-dev ## Run every check of .pre-commit-config.yaml
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
