@@ -1,5 +1,7 @@
 """Windows against a plain walk through the token file. Newline is token 10."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -11,10 +13,10 @@ NEWLINE = 10
 
 
 def token_file(sizes: list[int], newline_every: int = 5) -> TokenFile:
-    """Token number i of the file is 100 + i, so a token says where it is from; every fifth of a document is a newline."""
+    """Token i of the file is 100 + i, so a token says where it is from; every fifth of a document is a newline."""
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     tokens = 100 + np.arange(offsets[-1])
-    for low, high in zip(offsets[:-1], offsets[1:], strict=True):
+    for low, high in itertools.pairwise(offsets):
         tokens[low + newline_every - 1 : high : newline_every] = NEWLINE
     names = [str(index) for index in range(len(sizes))]
     return TokenFile(tokens.astype("<u2"), offsets.astype(np.int64), np.array(sizes, np.int64), names)

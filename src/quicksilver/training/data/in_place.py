@@ -22,8 +22,9 @@ from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw
 from quicksilver.training.data.views import Views
 from quicksilver.training.data.windows import Piece
 
-_GOLDEN = 0.6180339887498949
-"""Steps of the golden ratio keep the draws of a document's holes evenly spread, each of them uniform."""
+_HOLE_STEP = 2**0.5 - 1
+"""Irrational steps keep the draws of a document's holes evenly spread, each of them uniform. Not the golden ratio, by
+which ``spread_uniforms`` goes from document to document: holes of neighbours would share their draws."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,7 @@ class InPlaceNoise:
         end = 0
         for number, (low, high) in enumerate(spans):
             parts.append(_visible(token_ids[end:low]))
-            parts.append(self._hole(token_ids[low:high], (uniform + number * _GOLDEN) % 1.0, is_known_length, rng))
+            parts.append(self._hole(token_ids[low:high], (uniform + number * _HOLE_STEP) % 1.0, is_known_length, rng))
             end = high
         parts.append(_visible(token_ids[end:]))
         joined = (

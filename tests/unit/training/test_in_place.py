@@ -1,0 +1,164 @@
+"""In-place canvases: holes, lengths, weights, and their rows."""
+
+import numpy as np
+import pytest
+import torch
+
+from quicksilver.diffusion.estimator import Weighting
+from quicksilver.diffusion.spec import SpecialIds
+from quicksilver.errors import ConfigError
+from quicksilver.training.data.in_place import Canvas, InPlaceConfig, InPlaceNoise, in_place_batch
+from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw
+from quicksilver.training.data.views import ViewMix, Views
+from quicksilver.training.data.windows import Piece
+from tests.fakes import SPECIAL
+
+NEWLINE, MASK, EXPAND, DELETE = 10, SPECIAL.mask, SPECIAL.expand, SPECIAL.delete
+TEXT = np.array([*range(20, 28), NEWLINE, *range(30, 37), NEWLINE, *range(40, 46), NEWLINE])
+
+
+def noiser(weighting: Weighting = Weighting.ELBO, **config: float) -> InPlaceNoise:
+    views = Views(ViewMix(), SPECIAL, frozenset(range(10)) - {1}, NEWLINE, list, str, (13, 14))
+    return InPlaceNoise(views, SPECIAL, InPlaceConfig(**config), NoiseConfig(weighting=weighting))
+
+
+def canvases(noise: InPlaceNoise, num: int = 60) -> list[Canvas]:
+    return [noise(Piece(TEXT, False), seed / num, np.random.default_rng(seed)) for seed in range(num)]
+
+
+def test_a_whole_document_is_one_hole_of_known_length():
+    for seed, canvas in enumerate(canvases(noiser(whole_rate=1.0))):
+        assert canvas.token_ids[0] == SPECIAL.canvas
+        assert canvas.labels[1:].tolist() == TEXT.tolist()
+        is_masked = canvas.token_ids == MASK
+        assert torch.equal(canvas.token_ids[~is_masked][1:], canvas.labels[~is_masked][1:])
+        # The count of the stratified draw u of n tokens is floor(u n) + 1, each weighing n / k.
+        count = int(seed / 60 * len(TEXT)) + 1
+        assert int(is_masked.sum()) == count
+        assert canvas.weights[is_masked].tolist() == pytest.approx([len(TEXT) / count] * count)
+        assert not canvas.weights[~is_masked].any()
+        assert canvas.num_targets == len(TEXT)
+        assert torch.equal(canvas.is_editable[1:], ~is_masked[1:])
+        assert not canvas.is_editable[0]
+
+
+def test_holes_of_known_length_have_no_length_labels():
+    for canvas in canvases(noiser(whole_rate=0.0, known_length_rate=1.0)):
+        assert canvas.labels[1:].tolist() == TEXT.tolist()
+        assert not torch.isin(canvas.labels, torch.tensor([EXPAND, DELETE])).any()
+
+
+def test_holes_of_unknown_length_get_both_length_labels():
+    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0))
+    labels = torch.cat([canvas.labels for canvas in found])
+    assert (labels == EXPAND).sum() > 20
+    assert (labels == DELETE).sum() > 20
+    for canvas in found:
+        is_length = torch.isin(canvas.labels, torch.tensor([EXPAND, DELETE]))
+        assert (canvas.token_ids[is_length] == MASK).all()
+
+
+def segments(canvas: Canvas) -> list[slice]:
+    """The holes of a canvas: runs of masks and editable tokens. One visible token at least keeps them apart."""
+    in_hole = [0, *(canvas.is_editable | (canvas.token_ids == MASK)).int().tolist(), 0]
+    edges = [i for i in range(len(in_hole) - 1) if in_hole[i] != in_hole[i + 1]]
+    return [slice(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def test_delete_labels_of_a_hole_share_one_tokens_weight():
+    for canvas in canvases(noiser(whole_rate=0.0, known_length_rate=0.0, merge_rate=0.0, extra_rate=1.0)):
+        for hole in segments(canvas):
+            labels, weights = canvas.labels[hole], canvas.weights[hole]
+            is_delete, is_masked = labels == DELETE, canvas.token_ids[hole] == MASK
+            is_content = is_masked & ~is_delete
+            weight = int((~is_delete).sum()) / int(is_content.sum())
+            assert 1 <= is_delete.sum() <= 16
+            assert weights[is_content].tolist() == pytest.approx([weight] * int(is_content.sum()))
+            assert weights[is_delete].tolist() == pytest.approx([weight / int(is_delete.sum())] * int(is_delete.sum()))
+            assert not weights[~is_masked].any()
+            # They stand at the hole's end.
+            assert is_delete.tolist() == sorted(is_delete.tolist())
+
+
+def test_share_of_whole_documents():
+    found = canvases(noiser(whole_rate=0.4, known_length_rate=0.0, extra_rate=1.0), num=200)
+    is_whole = [canvas.num_targets == len(TEXT) and not (canvas.labels == DELETE).any() for canvas in found]
+    # sigma 0.035; 5 sigma.
+    assert abs(np.mean(is_whole) - 0.4) < 0.175
+
+
+def test_every_hole_has_a_count_of_its_own():
+    counts = set()
+    for canvas in canvases(noiser(whole_rate=0.0, known_length_rate=1.0, min_coverage=0.5), num=80):
+        for hole in segments(canvas):
+            size, count = hole.stop - hole.start, int((canvas.token_ids[hole] == MASK).sum())
+            assert count >= 1
+            assert canvas.weights[hole].max() == pytest.approx(size / count)
+            if size == 4:
+                counts.add(count)
+    assert counts == {1, 2, 3, 4}
+
+
+def canvas_of(token_ids: list[int], labels: list[int], weights: list[float]) -> Canvas:
+    ids = torch.tensor(token_ids)
+    return Canvas(
+        ids, torch.tensor(labels), torch.tensor(weights), (ids >= 10) & (ids < 90), num_targets=len(token_ids)
+    )
+
+
+def draw_of(num_rows: int, seed: int = 1) -> NoiseDraw:
+    return NoiseDraw(seed, 3, 7 + torch.arange(num_rows), torch.zeros(num_rows, 1, dtype=torch.float64))
+
+
+def test_rows_of_canvases():
+    one = canvas_of([8, 50, MASK, 90], [8, 50, 51, 90], [0, 0, 2.0, 0])
+    two = canvas_of([8, MASK, MASK, 60], [8, 61, DELETE, 60], [0, 1.5, 0.5, 0])
+    batch = in_place_batch([[one, two], [two]], 7, SPECIAL.pad, draw_of(2))
+    pad = SPECIAL.pad
+    assert batch.token_ids.tolist() == [[8, 50, MASK, 90, 8, MASK, MASK], [8, MASK, MASK, 60, pad, pad, pad]]
+    assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2], [0, 1, 2, 3, 0, 1, 2]]
+    assert batch.target_rows.tolist() == [2, 5, 6, 8, 9]
+    assert batch.labels.tolist() == [51, 61, DELETE, 61, DELETE]
+    assert batch.weights.tolist() == [2.0, 1.5, 0.5, 1.5, 0.5]
+    assert not batch.bound_weights.any()
+    assert (batch.num_targets, batch.num_bound_targets) == (12, 0)
+    documents = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1]])
+    assert torch.equal(batch.topology.dense_mask(), documents[:, :, None] == documents[:, None, :])
+
+
+def test_edits_touch_visible_hole_tokens_only():
+    tokens = [8, *range(50, 88), MASK]
+    canvas = canvas_of(tokens, [8, *range(50, 88), 70], [0.0] * 39 + [1.0])
+    config = NoiseConfig(edit_rate=0.4, edit_block_rate=1.0, keep_weight=0.25)
+    counts = torch.ones(90, dtype=torch.float64)
+    counts[:10] = 0
+    frozen = Canvas(canvas.token_ids, canvas.labels, canvas.weights, torch.zeros(40, dtype=torch.bool), num_targets=39)
+    batch = in_place_batch([[canvas], [frozen]], 42, SPECIAL.pad, draw_of(2), Editor(config, counts, 10))
+    assert batch.token_ids[1, :40].tolist() == tokens
+    changed = (batch.token_ids[0, :40] != torch.tensor(tokens)).nonzero()[:, 0].tolist()
+    assert len(changed) >= 5
+    assert all(10 <= batch.token_ids[0, i] < 90 and 0 < i < 39 for i in changed)
+    weights = dict(zip(batch.target_rows.tolist(), batch.weights.tolist(), strict=True))
+    labels = dict(zip(batch.target_rows.tolist(), batch.labels.tolist(), strict=True))
+    assert all(weights[i] == 1.0 and labels[i] == tokens[i] for i in changed)
+    kept = [i for i in weights if i < 39 and i not in changed]
+    assert kept
+    assert all(weights[i] == 0.25 and labels[i] == tokens[i] for i in kept)
+    assert weights[39] == 1.0
+    assert labels[39] == 70
+    assert [i for i in weights if i >= 42] == [42 + 39]
+
+
+def test_a_spec_without_length_tokens_is_an_error():
+    special = SpecialIds(pad=0, eos=1, mask=2, canvas=8)
+    views = Views(ViewMix(), special, frozenset(), NEWLINE, list, str, (13, 14))
+    with pytest.raises(ConfigError, match="expand and delete"):
+        InPlaceNoise(views, special, InPlaceConfig(), NoiseConfig())
+
+
+@pytest.mark.parametrize(
+    "config", [{"whole_rate": 1.5}, {"min_coverage": 0.6, "max_coverage": 0.5}, {"known_length_rate": -0.1}]
+)
+def test_bad_configs_are_errors(config):
+    with pytest.raises(ConfigError):
+        InPlaceConfig(**config)
