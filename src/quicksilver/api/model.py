@@ -263,7 +263,8 @@ class Model:
         if not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
             raise InputError(f"token ids must lie in [0, {vocab_size}), got {min(token_ids)} to {max(token_ids)}")
         blocks = self._blocks(len(token_ids)) if layout is Layout.BLOCK_CAUSAL else torch.zeros(len(token_ids)).long()
-        return self._logits_fn.raw(torch.tensor(list(token_ids)), blocks).cpu()
+        # Cloned out of inference mode, so that the caller may write to it.
+        return self._logits_fn.raw(torch.tensor(list(token_ids)), blocks).cpu().clone()
 
     def _blocks(self, length: int) -> Int[Tensor, " L"]:
         positions, block_length = torch.arange(length), self._block_length(None)
