@@ -1,6 +1,7 @@
 """Quicksilver: an open diffusion language model stack.
 
-``quicksilver.load()`` gives a model with ``generate``, ``infill``, ``infill_template``, ``stream``, ``score`` and ``logits``.
+``quicksilver.load()`` gives a model with ``generate``, ``infill``, ``infill_template``, ``stream``, ``score`` and
+``logits``.
 """
 
 from typing import TYPE_CHECKING
