@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def training_seconds(folder: Path) -> float:
     return seconds
 
 
-def write_json(path: Path, values: dict[str, object]) -> None:
+def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write and name the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2) + "\n")
