@@ -1,7 +1,8 @@
 """Block by block generation after a prompt, and prefix-suffix-middle infill by the same means.
 
 The block grid of the prompt starts at its first token, so its last block may be short; the grid of the response starts
-anew at the first response token. A later block sees all earlier ones.
+anew at the first response token. A later block sees all earlier ones. Where the checkpoint was trained with causal
+context, every committed token is a block of its own.
 """
 
 from collections.abc import Generator, Iterator, Sequence

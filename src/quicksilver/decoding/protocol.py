@@ -13,6 +13,8 @@ class CanvasLogits(Protocol):
     def __call__(self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"]) -> Float[Tensor, "L V"]:
         """Float32 logits of the token AT every position; any prediction shift is already undone.
 
+        The arguments lie on the CPU; the logits may lie anywhere.
+
         Args:
             token_ids: the canvas, masks included.
             block_ids: attention rule ``key visible iff block_ids[key] <= block_ids[query]``. All zeros is full

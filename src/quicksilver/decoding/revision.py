@@ -103,7 +103,7 @@ def remdm(
     sigma = torch.where(is_rescaled[:, None], eta[:, None] * sigma_max, torch.minimum(eta[:, None].double(), sigma_max))
     may_remask = ~is_looped | ((now >= loop_start) & (now < loop_stop))
     is_last = window.step + 1 >= steps
-    sigma = sigma * (may_remask & ~is_last)[:, None]
+    sigma = sigma * may_remask[:, None]
     # A window without drafts gives softmax over nothing: NaN, replaced by zero.
     weight = torch.softmax((-window.commit_confidence.double()).masked_fill(~window.is_draft, -torch.inf), dim=-1)
     weight = torch.where(is_by_confidence[:, None], weight.nan_to_num(0.0), torch.ones_like(weight))

@@ -1,6 +1,6 @@
 """Generation block by block: forwards, eos, limits, topology, prompt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -76,6 +76,14 @@ def test_block_grid_starts_anew_at_the_response() -> None:
     denoiser = scripted(10)
     run(denoiser, (10, 10, 10, 10, 10), ConfidenceThreshold(threshold=0.0), max_tokens=8)
     assert denoiser.block_ids == [[0, 0, 0, 0, 1, 2, 2, 2, 2], [0, 0, 0, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3]]
+
+
+def test_committed_tokens_see_only_their_past_where_so_trained() -> None:
+    denoiser = scripted(10)
+    spec = replace(fake_spec(), has_causal_context=True)
+    params = SamplingParams(policy=ConfidenceThreshold(threshold=0.0), max_tokens=8)
+    final_result(generate(denoiser, spec, (10, 10, 10), params))
+    assert denoiser.block_ids == [[0, 1, 2, 3, 3, 3, 3], [0, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7]]
 
 
 def test_empty_prompt() -> None:

@@ -123,7 +123,9 @@ def test_oscillation_ends() -> None:
             return Always(EXPAND if token_ids.shape[0] <= 6 else DELETE, 10)(token_ids, block_ids)
 
     result, denoiser = fill(Swing(), text(20), Hole(max_length=6), text(21), policy=ONE_AT_A_TIME)
-    assert denoiser.num_calls <= CHANGES_PER_TOKEN * 6 + 6
+    changes = [entry for entry in result.trace if entry.token_id in (EXPAND, DELETE)]
+    assert len(changes) == CHANGES_PER_TOKEN * 6
+    assert denoiser.num_calls == len(changes) + len(result.holes[0])
     assert set(result.holes[0]) == {10}
     assert result.finish_reason is FinishReason.FILLED
 
@@ -162,6 +164,23 @@ def test_trace_and_resizes_of_an_expand() -> None:
     frames = [event for event in events if isinstance(event, Frame)]
     assert [len(frame.token_ids) for frame in frames] == [7] * 5
     assert frames[0].hole == (-1, -1, 0, 0, 0, 0, -1)
+
+
+def test_changes_of_one_step_are_reported_from_the_last_to_the_first() -> None:
+    class MiddleFirst:
+        """Writes 10 in the middle of three masks, then expands both its neighbours, then writes 11."""
+
+        def __call__(self, token_ids: Tensor, block_ids: Tensor) -> Tensor:
+            logits = torch.zeros(token_ids.shape[0], VOCAB)
+            if 10 not in token_ids:
+                logits[2, 10] = 20.0
+            else:
+                logits[:, EXPAND if token_ids.shape[0] == 4 else 11] = 20.0
+            return logits
+
+    events = list(infill(MiddleFirst(), fake_spec(), (Hole(),), SamplingParams()))
+    assert [(event.start, event.added) for event in events if isinstance(event, Resize)] == [(0, 3), (2, 1), (0, 1)]
+    assert final_result(events).holes == ((11, 11, 10, 11, 11),)
 
 
 def test_revising_policies_work_in_holes() -> None:
