@@ -44,8 +44,8 @@ def cell_positions() -> Int[Tensor, " 81"]:
 
     5680 is 1808 pi, nearly, so the rates 1 to 1/8 turn by whole circles from row to row: they see columns only. Rates
     of 2^-11 and below hardly turn within a row: they see rows only. The gaps make "same box" mean "nearer than three"
-    both ways. So the three relations of sudoku are functions of the differences that rotary attention sees, and need not be
-    learned for 81 cells one by one.
+    both ways. So the three relations of sudoku are functions of the differences that rotary attention sees, and need
+    not be learned for 81 cells one by one.
     """
     line = torch.arange(9) + torch.arange(9) // 3 * 2
     return (5680 * line[:, None] + 4 * line[None, :]).flatten()
