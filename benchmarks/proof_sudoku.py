@@ -41,7 +41,7 @@ _BATCH = 50
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the runs and the JSON file.")] = Path("runs/proofs"),
-    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 600,
+    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 400,
     minutes: Annotated[
         float | None, typer.Option(help="Stop training after so many minutes; run again to go on.")
     ] = None,

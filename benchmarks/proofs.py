@@ -25,8 +25,13 @@ def train_or_load(recipe: Recipe, folder: Path, max_minutes: float | None) -> De
 
     Returns:
         None if ``max_minutes`` passed first: run the same command again.
+
+    Raises:
+        SystemExit: the folder holds the finished run of another recipe, or of another number of steps.
     """
     final = folder / "final"
+    if final.is_dir() and (folder / "recipe.json").read_text() != recipe.to_json():
+        raise SystemExit(f"{folder} holds a finished run with other settings; choose another --out")
     if not final.is_dir():
         trainer = Trainer(recipe, folder)
         trainer.resume()

@@ -18,7 +18,7 @@ UNIFORM_FRACTION = 0.1
 """Of hybrid noise; GIDD tries 0.1 and 0.2."""
 
 
-def shakespeare_tiny(objective: Objective = Objective.MASK, num_steps: int = 500, text: Path = TEXT) -> Recipe:
+def shakespeare_tiny(objective: Objective = Objective.MASK, num_steps: int = 400, text: Path = TEXT) -> Recipe:
     """0.45M parameters, for minutes on one laptop core; every objective takes the same steps over the same windows."""
     symbols = read_text(text)
     is_ar = objective is Objective.AUTOREGRESSIVE
@@ -45,7 +45,7 @@ def shakespeare_tiny(objective: Objective = Objective.MASK, num_steps: int = 500
             max_length=LENGTH,
         ),
         spec=spec,
-        task=CharactersTaskConfig(text=text, length=LENGTH, batch_size=32),
+        task=CharactersTaskConfig(text=text, length=LENGTH, batch_size=16),
         schedule=WarmupStableDecay(num_steps=num_steps, num_warmup_steps=20, num_decay_steps=num_steps // 3),
         optimizer=OptimizerConfig(muon_lr=0.02, adam_lr=3e-3, muon_weight_decay=0.01),
         precision=Precision.FLOAT32,

@@ -11,7 +11,7 @@ from quicksilver.training.recipe import Precision, Recipe
 from quicksilver.training.tasks.sudoku import ROPE_THETA, SPECIAL, VOCAB_SIZE, SudokuTaskConfig
 
 
-def sudoku_small(objective: Objective = Objective.MASK, num_steps: int = 600) -> Recipe:
+def sudoku_small(objective: Objective = Objective.MASK, num_steps: int = 400) -> Recipe:
     """0.44M parameters: what a laptop core trains in minutes.
 
     An autoregressive row is twice as long as a grid, so the twin gets half the rows per step: the same steps at the
