@@ -10,14 +10,14 @@ from quicksilver.cli import options
 from quicksilver.cli.files import read_text
 from quicksilver.cli.terminal import spinner
 
-_DEFAULT_FILE = Path("examples/lru_cache.py.fill")
+DEFAULT_FILE = Path("examples/lru_cache.py.fill")
 
 EXAMPLES = """quicksilver demo
 quicksilver demo my_draft.py --policy entropy_bound"""
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Python file with <FILL> marks.")] = _DEFAULT_FILE,
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Python file with <FILL> marks.")] = DEFAULT_FILE,
     model: options.Model = options.DEFAULT_MODEL,
     policy: options.Policy = None,
     threshold: options.Threshold = None,

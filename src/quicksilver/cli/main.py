@@ -99,10 +99,11 @@ def _options(
     pass
 
 
-def _version(is_asked: bool) -> None:
+def _version(is_asked: bool) -> bool:
     if is_asked:
         typer.echo(f"quicksilver {__version__}")
         raise typer.Exit
+    return is_asked
 
 
 def _unused() -> None:

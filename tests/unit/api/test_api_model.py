@@ -303,7 +303,9 @@ def test_snapshots_show_masks_and_drafts(model):
 def test_bad_requests_raise_before_the_first_event(model):
     for request in (
         InfillRequest(texts=("a", "b"), options=DecodingOptions(policy="renoise")),
-        InfillRequest(texts=("a", "b"), layout=quicksilver.api.InfillLayout.PSM, options=DecodingOptions(policy="renoise")),
+        InfillRequest(
+            texts=("a", "b"), layout=quicksilver.api.InfillLayout.PSM, options=DecodingOptions(policy="renoise")
+        ),
         GenerateRequest(prompt="a", options=DecodingOptions(policy="renoise")),
         GenerateRequest(prompt="a" * 3 * MAX_LENGTH),
     ):
