@@ -89,7 +89,9 @@ def tiny_recipe(corpus: Path, objective: Objective = Objective.MASK, num_steps: 
             noise=NoiseConfig(edit_start=0.4, edit_rate=0.3),
             num_validation_rows=3,
         ),
-        schedule=WarmupStableDecay(num_steps=num_steps, num_warmup_steps=2, num_decay_steps=num_steps // 2),
+        schedule=WarmupStableDecay(
+            num_steps=num_steps, num_warmup_steps=min(2, num_steps // 2), num_decay_steps=num_steps // 2
+        ),
         precision=Precision.FLOAT32,
         checkpoint_steps=5,
         validation_steps=0,

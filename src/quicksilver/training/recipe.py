@@ -126,11 +126,9 @@ def load_recipe(name: str, recipes_dir: Path) -> Callable[..., Recipe]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         for attribute, value in vars(module).items():
-            if (
-                callable(value)
-                and getattr(value, "__annotations__", {}).get("return") is Recipe
-                and not attribute.startswith("_")
-            ):
+            is_own = getattr(value, "__module__", None) == module.__name__  # not imported from another file
+            returns = getattr(value, "__annotations__", {}).get("return")
+            if is_own and callable(value) and returns is Recipe and not attribute.startswith("_"):
                 known.append(f"{path.stem}:{attribute}")
                 if attribute == function:
                     return cast(Callable[..., Recipe], value)
