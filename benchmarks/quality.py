@@ -157,9 +157,7 @@ def _bits_per_byte(subject: Subject, configs: list[LikelihoodConfig], out: Path)
         for config in configs[:1] if reading is Reading.EXACT else configs:
             with progress() as bar:
                 total = likelihood.num_forwards(windows, reading, config)
-                name = (
-                    reading.value if reading is Reading.EXACT else f"{reading.value}, blocks of {config.block_length}"
-                )
+                blocks = "" if reading is Reading.EXACT else f", blocks of {config.block_length}"
                 advance = partial(bar.advance, bar.add_task(f"{reading.value}{blocks}", total=total, detail=""))
                 nats = likelihood.window_nats(denoiser, spec, windows, reading, config, advance)
             summaries.append(likelihood.summarise(nats, windows, documents, reading, config))
