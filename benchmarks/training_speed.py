@@ -100,7 +100,7 @@ def plain(recipe: Recipe, weights: dict[str, Tensor], precision: Precision, devi
     except ImportError as error:
         raise ConfigError("the plain loop needs transformers: pip install 'quicksilver-lm[hf]'") from error
     values = {key: value for key, value in recipe.model.to_hf().items() if key not in ("architectures", "model_type")}
-    model = AutoModelForCausalLM.from_config(Qwen3Config(**values), attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(Qwen3Config.from_dict(values), attn_implementation="sdpa")
     model.load_state_dict(weights, strict=False)  # the tied head is listed twice there
     model = model.to(device)
 

@@ -1,0 +1,278 @@
+r"""Decoding speed of a diffusion checkpoint and its autoregressive twin: same holes, same process, in turns.
+
+Examples:
+  python benchmarks/speed.py --model quicksilver-coder --twin quicksilver-coder-ar --out runs/speed.json
+  python benchmarks/speed.py --model runs/coder/final --twin runs/coder-ar/final --items 50 --rounds 5 --threads 2 \
+      --threshold 0.8 --out runs/speed.json
+
+Four loops fill the same single-line holes: the model in place and prefix-suffix-middle, the twin
+prefix-suffix-middle, all three by this repository's plain sampler (the whole canvas anew at every forward), and the
+twin with a key/value cache in transformers, which is what a user of an autoregressive model has. That last one must
+write the same tokens as the plain sampler before it is timed. Every round goes through all holes once per loop; the
+order changes with every hole, and ratios are taken within a round.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from common import (
+    CONTEXT,
+    Subject,
+    Suite,
+    finish,
+    markdown_table,
+    progress,
+    reported_errors,
+    verbatim,
+)
+from torch import nn
+
+from quicksilver.api import DecodingOptions, InfillLayout, Model
+from quicksilver.api.context import crop_around_holes
+from quicksilver.api.loading import find_model
+from quicksilver.decoding import psm_prompt
+from quicksilver.diffusion.spec import Objective
+from quicksilver.errors import ConfigError
+from quicksilver.evaluation.infill import ModelFiller
+from quicksilver.evaluation.provenance import environment
+from quicksilver.evaluation.suites import InfillItem
+from quicksilver.tokenization.special import SPECIAL_TOKENS
+
+CACHED = "twin, cached (transformers)"
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """One hole, by one loop."""
+
+    text: str
+    num_tokens: int
+    nfe: int
+    seconds: float
+
+
+Loop = Callable[[InfillItem], Filled]
+
+
+def plain_loop(model: Model, layout: InfillLayout, options: DecodingOptions) -> Loop:
+    """This repository's reference sampler."""
+    filler = ModelFiller(model=model, layout=layout, options=options)
+
+    def fill(item: InfillItem) -> Filled:
+        done = filler.fill(item.prefix, item.suffix, None)
+        return Filled(done.holes[0].text, done.num_tokens, done.nfe, done.seconds)
+
+    return fill
+
+
+class CachedTwin:
+    """Greedy decoding with transformers' key/value cache, of the same prompts under the same limits as the api's."""
+
+    def __init__(self, model: Model, folder: Path, device: str) -> None:
+        """Load the folder once more."""
+        try:
+            from transformers import AutoModelForCausalLM
+        except ImportError as error:
+            raise ConfigError("the cached twin needs transformers: pip install 'quicksilver-lm[hf]'") from error
+        self._api, self._device = model, torch.device(device)
+        network: nn.Module = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa"
+        )
+        self._network = network.eval().to(self._device)
+        self._banned = torch.tensor([i for i in range(len(SPECIAL_TOKENS)) if i != model.spec.special.eos])
+
+    def _prompt(self, item: InfillItem, room: int) -> list[int]:
+        sides = [tuple(ids) for ids in self._api.tokenizer.encode_batch([item.prefix, item.suffix])]
+        budget = self._api.max_length - 3 - room  # three sentinels
+        before, after = crop_around_holes(sides, budget, self._api.tokenizer.newline_id)
+        return list(psm_prompt(self._api.spec, before, after))
+
+    @torch.inference_mode()
+    def __call__(self, item: InfillItem) -> Filled:
+        room = min(self._api.spec.decoding.max_hole_length, self._api.max_length // 2) + 1
+        inputs = torch.tensor([self._prompt(item, room)], device=self._device)
+        start = time.perf_counter()
+        cache, written, nfe = None, [], 0
+        while len(written) < room:
+            output = self._network(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            nfe += 1
+            cache, logits = output.past_key_values, output.logits[0, -1]
+            logits[self._banned] = -torch.inf
+            token = int(logits.argmax())
+            if token == self._api.spec.special.eos:
+                break
+            written.append(token)
+            inputs = torch.tensor([[token]], device=self._device)
+        seconds = time.perf_counter() - start
+        return Filled(self._api.tokenizer.decode(written), len(written), nfe, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one loop: medians over rounds, quality over the holes."""
+
+    loop: str
+    tokens_per_s: float
+    tpf: float
+    nfe_per_item: float
+    ms_per_forward: float
+    ms_per_item: float
+    exact_match: float
+    times_twin: float
+    """Median over rounds: holes per second, over those of the twin by the same sampler."""
+    times_cached_twin: float
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
+
+
+@app.command(help=verbatim(__doc__), no_args_is_help=True)
+def main(
+    model: Annotated[str, typer.Option(help="Diffusion checkpoint: folder or bundled name.")],
+    twin: Annotated[str, typer.Option(help="Autoregressive checkpoint: folder or bundled name.")],
+    out: Annotated[Path, typer.Option(help="JSON report; beside it a Markdown table.")],
+    suite: Annotated[Suite, typer.Option(help="Which holes.")] = Suite.HUMANEVAL,
+    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for public-lines.")] = None,
+    items: Annotated[int, typer.Option(help="Random holes.")] = 30,
+    rounds: Annotated[int, typer.Option(help="How often each is filled.")] = 5,
+    policy: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Confidence from which a token is written.")] = None,
+    context: Annotated[int, typer.Option(help="Most tokens the models see.")] = CONTEXT,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the sample and the decoding.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Measure and report."""
+    with reported_errors():
+        if rounds < 1:
+            raise ConfigError(f"rounds must be at least 1, got {rounds}")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        subject, twin_subject = (
+            Subject(
+                model=name, suite=suite.value, tokens=tokens, items=items, context=context, seed=seed, device=device
+            )
+            for name in (model, twin)
+        )
+        loaded, loaded_twin, holes = subject.load(), twin_subject.load(), subject.holes()
+        if loaded_twin.spec.objective is not Objective.AUTOREGRESSIVE or loaded.spec.objective is not Objective.MASK:
+            raise ConfigError("--model must be a mask diffusion checkpoint and --twin an autoregressive one")
+        options = DecodingOptions(policy=policy, threshold=threshold, seed=seed)
+        loops: dict[str, Loop] = {
+            "diffusion, in place": plain_loop(loaded, InfillLayout.IN_PLACE, options),
+            "diffusion, psm": plain_loop(loaded, InfillLayout.PSM, options),
+            "twin": plain_loop(loaded_twin, InfillLayout.PSM, DecodingOptions(seed=seed)),
+            CACHED: CachedTwin(loaded_twin, find_model(twin), device),
+        }
+        with progress() as bar:
+            task = bar.add_task("holes", total=(rounds + 1) * len(holes), detail="checking and warming up")
+            agreeing = check_agreement(loops["twin"], loops[CACHED], holes, lambda: bar.advance(task))
+            bar.update(task, detail="")
+            filled = measure(list(loops.values()), holes, rounds, lambda: bar.advance(task))
+        figures = sum_up(list(loops), filled, holes)
+        about = subject.about() | {"twin": twin_subject.about(), "rounds": rounds, "options": asdict(options)}
+        about |= {"policy": repr(options.resolve_policy(loaded.spec)), "cached_twin_agrees_on": agreeing}
+        finish(
+            out, about | {"environment": environment(), "loops": [asdict(f) for f in figures]}, _table(about, figures)
+        )
+
+
+def check_agreement(one: Loop, other: Loop, items: Sequence[InfillItem], advance: Callable[[], None]) -> float:
+    """Share of holes that both loops fill with the same text; also warms them up.
+
+    Raises:
+        ConfigError: fewer than nine in ten: then they are not the same model. (Float sums in another order can turn a
+            tie between two tokens, so a rare difference is no error.)
+    """
+    same = 0
+    for item in items:
+        same += one(item).text == other(item).text
+        advance()
+    if same < 0.9 * len(items):
+        raise ConfigError(f"the cached twin writes the same text in only {same} of {len(items)} holes")
+    return same / len(items)
+
+
+def measure(
+    loops: Sequence[Loop], items: Sequence[InfillItem], rounds: int, advance: Callable[[], None]
+) -> list[list[list[Filled]]]:
+    """What every loop wrote, by loop, round and item."""
+    filled: list[list[list[Filled]]] = [[[] for _ in range(rounds)] for _ in loops]
+    for number in range(rounds):
+        for position, item in enumerate(items):
+            for turn in range(len(loops)):
+                index = (turn + position + number) % len(loops)
+                filled[index][number].append(loops[index](item))
+            advance()
+    return filled
+
+
+def sum_up(
+    names: Sequence[str], filled: Sequence[Sequence[Sequence[Filled]]], items: Sequence[InfillItem]
+) -> list[Figures]:
+    """Medians and ratios."""
+    seconds = {n: [sum(f.seconds for f in once) for once in rounds] for n, rounds in zip(names, filled, strict=True)}
+    figures = []
+    for name, rounds in zip(names, filled, strict=True):
+        first = rounds[0]
+        num_tokens, nfe = sum(f.num_tokens for f in first), sum(f.nfe for f in first)
+        exact = sum(f.text.rstrip() == item.middle.rstrip() for f, item in zip(first, items, strict=True))
+        median = statistics.median(seconds[name])
+
+        def times(base: str, mine: list[float] = seconds[name]) -> float:
+            return statistics.median(a / b for a, b in zip(seconds[base], mine, strict=True))
+
+        figures.append(
+            Figures(
+                loop=name,
+                tokens_per_s=num_tokens / median,
+                tpf=num_tokens / nfe,
+                nfe_per_item=nfe / len(items),
+                ms_per_forward=1000 * median / nfe,
+                ms_per_item=1000 * median / len(items),
+                exact_match=exact / len(items),
+                times_twin=times("twin"),
+                times_cached_twin=times(CACHED),
+            )
+        )
+    return figures
+
+
+def _table(about: dict[str, object], figures: Sequence[Figures]) -> str:
+    header = (
+        "loop",
+        "tokens/s",
+        "TPF",
+        "NFE/item",
+        "ms/forward",
+        "ms/item",
+        "exact match",
+        "holes/s x twin",
+        "x cached twin",
+    )
+    rows = [
+        (
+            f.loop,
+            f"{f.tokens_per_s:.1f}",
+            f"{f.tpf:.2f}",
+            f"{f.nfe_per_item:.2f}",
+            f"{f.ms_per_forward:.1f}",
+            f"{f.ms_per_item:.0f}",
+            f"{f.exact_match:.3f}",
+            f"{f.times_twin:.2f}",
+            f"{f.times_cached_twin:.2f}",
+        )
+        for f in figures
+    ]
+    title = f"{about['model']} on {about['items']} holes of {about['suite']}, length unknown, batch 1, {about['dtype']}"
+    return f"{title}, {about['device']}, {about['policy']}\n\n" + markdown_table(header, rows)
+
+
+if __name__ == "__main__":
+    app()
