@@ -10,6 +10,8 @@ from quicksilver.models.attention import CompiledFlexAttention, DenseAttention, 
 from quicksilver.models.topology import Topology
 from tests.tiny import random_denoiser, random_tokens, tiny_config
 
+# torch.compile instantiates autograd functions itself when it traces create_block_mask.
+torch_warns = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs g++")
 
 
@@ -30,6 +32,7 @@ def test_mask_mod_evaluates_to_the_dense_mask_in_torchs_own_evaluator(half):
 @pytest.mark.compiled
 @pytest.mark.slow
 @needs_compiler
+@torch_warns
 def test_flex_attention_on_a_cpu_equals_dense_attention():
     pair = packed_pair(64)
     generator = torch.Generator().manual_seed(0)
@@ -40,6 +43,7 @@ def test_flex_attention_on_a_cpu_equals_dense_attention():
 
 @pytest.mark.gpu
 @pytest.mark.compiled
+@torch_warns
 @pytest.mark.parametrize("half", [128, 200])
 def test_flex_attention_equals_dense_attention_with_gradients(half):
     pair = packed_pair(half, "cuda")
