@@ -26,6 +26,11 @@ _COMMANDS = {
     "export": "Write a model as a Hugging Face folder.",
 }
 
+_GROUP_EXAMPLES = {
+    "corpus": "quicksilver corpus build --profile test --out data/corpus\nquicksilver corpus list --profile laptop",
+}
+"""Of subcommands that have subcommands of their own."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the installed command exits with the status that this returns.
@@ -82,7 +87,7 @@ def _build_app(arguments: Sequence[str]) -> typer.Typer:
             continue
         module = importlib.import_module(f"quicksilver.cli.{name}")
         if isinstance(getattr(module, "app", None), typer.Typer):
-            app.add_typer(module.app, name=name)
+            app.add_typer(module.app, name=name, epilog=_examples(_GROUP_EXAMPLES[name]))
         else:
             app.command(name, epilog=_examples(module.EXAMPLES))(module.command)
     return app

@@ -42,6 +42,12 @@ def test_the_help_names_all_policies():
     assert re.findall(r"(?!or\b)\b\w+", names) == list(POLICY_NAMES)
 
 
+def test_a_group_shows_its_examples(quicksilver):
+    outcome = quicksilver("corpus", "--help")
+    assert outcome.status == 0
+    assert "Examples:\n    quicksilver corpus build" in outcome.out
+
+
 def test_no_arguments_show_the_help(quicksilver):
     assert quicksilver() == quicksilver("--help")
 
