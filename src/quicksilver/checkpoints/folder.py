@@ -83,8 +83,8 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Denoi
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    with torch.device("meta"):
-        denoiser = Denoiser(config)
+    # Not on the meta device: entering it imports torch._dynamo, two seconds that a command line should not wait.
+    denoiser = Denoiser(config)
     expected = denoiser.state_dict()
     if config.has_tied_embeddings:
         weights.pop("lm_head.weight", None)  # some writers repeat the tied table
