@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from quicksilver.cli.corpus_inspect import inspect
 from quicksilver.errors import QuicksilverError, UsageError
 from quicksilver.training.corpus.build import BuildConfig, CorpusMeta, build_corpus
 from quicksilver.training.corpus.lock import Profile, read_lock
 
 app = typer.Typer(name="corpus", help="Build the training corpus from pinned Python wheels.", no_args_is_help=True)
+app.command()(inspect)
 
 
 class _Bars:
