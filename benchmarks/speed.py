@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import typer
@@ -81,10 +81,8 @@ class CachedTwin:
         except ImportError as error:
             raise ConfigError("the cached twin needs transformers: pip install 'quicksilver-lm[hf]'") from error
         self._api, self._device = model, torch.device(device)
-        network: nn.Module = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa"
-        )
-        self._network = network.eval().to(self._device)
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+        self._network = cast(nn.Module, network).eval().to(self._device)
         self._banned = torch.tensor([i for i in range(len(SPECIAL_TOKENS)) if i != model.spec.special.eos])
 
     def _prompt(self, item: InfillItem, room: int) -> list[int]:

@@ -1,0 +1,111 @@
+"""The benchmark scripts run from end to end on the smallest models; their figures mean nothing here."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from quicksilver.checkpoints.folder import TOKENIZER_FILE
+from quicksilver.diffusion.spec import Objective
+from quicksilver.training.corpus.token_file import write_token_file
+from tests.tiny_checkpoints import SOURCE, save_tiny_checkpoint, tiny_tokenizer
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, its twin and a corpus of two packages."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    save_tiny_checkpoint(folder / "model")
+    save_tiny_checkpoint(folder / "twin", Objective.AUTOREGRESSIVE)
+    (folder / "tokens").mkdir()
+    tokens = tiny_tokenizer().encode(SOURCE)
+    documents = [(f"{name}/a.py", len(SOURCE), tokens) for name in ("networkx", "click")]
+    write_token_file(folder / "tokens", "public_test", documents)
+    tiny_tokenizer().save(folder / "tokens" / TOKENIZER_FILE)
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> tuple[int, str]:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    result = CliRunner().invoke(importlib.import_module(script).app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_quality_of_lines(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    out = folder / "lines.json"
+    arguments = ("--model", folder / "model", "--tokens", folder / "tokens", "--suite", "public-lines", "--items", 3)
+    code, text = run(monkeypatch, "quality", *arguments, "--length", "given", "--out", out)
+    assert code == 0
+    assert "exact match" in text
+    report = json.loads(out.read_text())
+    assert report["summary"]["num_items"] == 3
+    assert report["layout"] == "in_place"
+    assert len(report["model_sha256"]) == 64
+    assert len(out.with_suffix(".items.jsonl").read_text().splitlines()) == 4
+    assert out.with_suffix(".md").is_file()
+
+
+def test_bits_per_byte(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    arguments = ("--tokens", folder / "tokens", "--suite", "bits-per-byte", "--context", 16, "--samples", 2)
+    for name, readings in (("model", {"bound": 2, "chain": 2}), ("twin", {"exact": 1})):
+        out = folder / f"{name}-bits.json"
+        lengths = ("--block-length", 4, "--block-length", 8)
+        code, _ = run(monkeypatch, "quality", "--model", folder / name, *arguments, *lengths, "--out", out)
+        assert code == 0
+        report = json.loads(out.read_text())
+        found = [row["reading"] for row in report["readings"]]
+        assert {reading: found.count(reading) for reading in found} == readings
+        assert {row["num_bytes"] for row in report["readings"]} == {2 * len(SOURCE)}
+        assert set(report["xz"]) == {"all", "networkx", "click"}
+
+
+def test_policies_and_their_picture(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    out, picture = folder / "policies.json", folder / "tpf.svg"
+    arguments = ("--model", folder / "model", "--items", 1, "--length", "given", "--only", "fixed_steps")
+    code, text = run(monkeypatch, "policies", *arguments, "--out", out, "--plot", picture)
+    assert code == 0
+    assert text.count("| fixed_steps |") == 4
+    rows = json.loads(out.read_text())["policies"]
+    assert rows[0]["nfe"]["value"] == 1
+    assert picture.read_text().lstrip().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "nowhere"), "no model"),
+        (("--model", "{}/model", "--suite", "public-lines"), "needs --tokens"),
+        (("--model", "{}/model", "--items", "2000"), r"1..1033"),
+        (("--model", "{}/model", "--policy", "hope"), "hope"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, arguments: tuple[str, ...], message: str
+):
+    given = [argument.format(folder) for argument in arguments]
+    if "--suite" not in given:
+        given += ["--suite", "humaneval-single-line"]
+    code, text = run(monkeypatch, "quality", *given, "--out", folder / "bad.json")
+    assert code == 2
+    assert message in text
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_speed(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    pytest.importorskip("transformers")
+    out = folder / "speed.json"
+    models = ("--model", folder / "model", "--twin", folder / "twin")
+    code, _ = run(monkeypatch, "speed", *models, "--items", 1, "--rounds", 1, "--out", out)
+    assert code == 0
+    loops = {row["loop"]: row for row in json.loads(out.read_text())["loops"]}
+    assert len(loops) == 4
+    assert loops["twin"]["times_twin"] == 1.0
+    # The cached loop writes what the plain one does, so it takes as many forwards.
+    assert loops["twin"]["nfe_per_item"] == loops["twin, cached (transformers)"]["nfe_per_item"]
