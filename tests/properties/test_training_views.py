@@ -1,5 +1,7 @@
 """Views and in-place canvases lose no text, whatever the source and the draws."""
 
+import itertools
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -58,7 +60,7 @@ def test_holes_are_disjoint_apart_and_inside(text, seed, coverage):
     spans = views().holes(tokens, coverage, np.random.default_rng(seed))
     assert spans
     assert all(0 <= low < high <= len(tokens) for low, high in spans)
-    assert all(stop < start for (_, stop), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(stop < start for (_, stop), (start, _) in itertools.pairwise(spans))
 
 
 @given(texts, seeds, st.sampled_from([1, 2, 4, 16]))
@@ -96,7 +98,7 @@ def test_damage_never_fails_and_is_small(tokens, seed):
 
 
 def undo(canvas, labels, is_masked) -> list[int]:
-    """Write the labels back, as a sampler with a perfect denoiser would; expand labels become two masks, still unknown."""
+    """Write the labels back, as a sampler with a perfect denoiser would; expand labels become two masks."""
     out, _ = apply_length_tokens(
         canvas, is_masked, labels, mask_id=SPECIAL.mask, expand_id=SPECIAL.expand, delete_id=SPECIAL.delete
     )
@@ -117,7 +119,7 @@ def test_undoing_an_in_place_canvas_restores_its_document(text, seed, uniform):
 
 
 def assert_matches(restored: list[int], truth: list[int]) -> None:
-    """Equal, where every run of masks (an expand label) stands for two or more tokens; solved as a tiny regular match."""
+    """Equal, where each pair of masks (an expand label) stands for two or more tokens: a tiny regular match."""
     # reachable[j]: the canvas so far may stand for the first j tokens.
     reachable = {0}
     at = 0
