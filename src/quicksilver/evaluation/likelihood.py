@@ -24,7 +24,7 @@ from quicksilver.diffusion.estimator import (
     at_positions,
     draw_counts,
     mask_exact_count,
-    stratified_uniforms,
+    spread_uniforms,
     target_counts,
     token_weights,
 )
@@ -303,13 +303,12 @@ def _read(denoiser: Denoiser, hidden: Tensor, labels: Tensor, is_read: Tensor, m
 
 
 class _Bound:
-    """The exact-count estimator, its counts stratified over all blocks of all windows in every draw."""
+    """The exact-count estimator, its counts spread evenly over the blocks of every window and over all windows."""
 
     def __init__(self, windows: Sequence[Window], config: LikelihoodConfig, num_slots: int) -> None:
         self._seed = config.seed
         self._uniforms = [
-            stratified_uniforms(len(windows), num_slots, seed=config.seed, step=draw)
-            for draw in range(config.num_samples)
+            spread_uniforms(len(windows), num_slots, seed=config.seed, step=draw) for draw in range(config.num_samples)
         ]
 
     def __call__(self, denoiser: Denoiser, spec: DiffusionSpec, batch: _Batch, advance: Advance) -> np.ndarray:
