@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from quicksilver.cli.corpus_inspect import inspect
-from quicksilver.errors import QuicksilverError, UsageError
 from quicksilver.training.corpus.build import BuildConfig, CorpusMeta, build_corpus
 from quicksilver.training.corpus.lock import Profile, read_lock
 
@@ -49,20 +48,17 @@ def build(
     """Download the pinned wheels, filter and split their sources, train the tokenizer, write token files."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        config = BuildConfig(
-            profile=profile,
-            out=out,
-            wheels=wheels,
-            lock=lock,
-            tokenizer=tokenizer,
-            vocab_size=vocab_size,
-            jobs=jobs if jobs is not None else os.cpu_count() or 1,
-        )
-        with Progress(*columns, TextColumn("[dim]{task.fields[detail]}"), console=console) as progress:
-            meta = build_corpus(config, _Bars(progress))
-    except QuicksilverError as error:
-        raise _exit(error) from error
+    config = BuildConfig(
+        profile=profile,
+        out=out,
+        wheels=wheels,
+        lock=lock,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        jobs=jobs if jobs is not None else os.cpu_count() or 1,
+    )
+    with Progress(*columns, TextColumn("[dim]{task.fields[detail]}"), console=console) as progress:
+        meta = build_corpus(config, _Bars(progress))
     if meta.expected_corpus_id not in (None, meta.corpus_id):
         console.print(f"[yellow]warning:[/] corpus id {meta.corpus_id} is not the lock's {meta.expected_corpus_id}")
     if as_json:
@@ -78,10 +74,7 @@ def list_packages(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List the pinned packages with their licences and splits."""
-    try:
-        packages = read_lock(lock).of_profile(profile)
-    except QuicksilverError as error:
-        raise _exit(error) from error
+    packages = read_lock(lock).of_profile(profile)
     if as_json:
         rows = [
             {"package": row.package, "version": row.version, "licence": row.licence, "split": row.split.value}
@@ -93,11 +86,6 @@ def list_packages(
     for package in packages:
         table.add_row(package.package, package.version, package.licence, package.split.value)
     Console().print(table)
-
-
-def _exit(error: QuicksilverError) -> typer.Exit:
-    typer.echo(f"error: {error}", err=True)
-    return typer.Exit(2 if isinstance(error, UsageError) else 1)
 
 
 def _table(meta: CorpusMeta) -> Table:

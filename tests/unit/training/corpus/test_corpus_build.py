@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quicksilver.cli.corpus import app
+from quicksilver.cli.main import main
 from quicksilver.errors import ConfigError, CorpusError
 from quicksilver.tokenization.tokenizer import Tokenizer
 from quicksilver.training.corpus.build import BuildConfig, build_corpus
@@ -204,19 +205,19 @@ def test_the_command_warns_when_the_lock_expects_another_corpus(
     assert "warning" in outcome.stderr
 
 
-def test_the_command_fails_in_one_line(config: BuildConfig) -> None:
+def test_the_command_fails_in_one_line(config: BuildConfig, capsys: pytest.CaptureFixture[str]) -> None:
     assert config.wheels is not None
     (config.wheels / "beta-1.0-py3-none-any.whl").write_bytes(b"")
-    outcome = CliRunner().invoke(app, command(config))
-    assert outcome.exit_code == 1
-    assert "error: beta:" in outcome.stderr
+    assert main(["corpus", *command(config)]) == 1
+    assert "quicksilver: error: beta:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--jobs", "0"), ("--tokenizer", "no.json"), ("--vocab-size", "70000")])
-def test_bad_usage_has_exit_status_2(config: BuildConfig, option: tuple[str, str]) -> None:
-    outcome = CliRunner().invoke(app, command(config, *option))
-    assert outcome.exit_code == 2
-    assert outcome.stderr.count("error:") == 1
+def test_bad_usage_has_exit_status_2(
+    config: BuildConfig, option: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["corpus", *command(config, *option)]) == 2
+    assert capsys.readouterr().err.count("quicksilver: error:") == 1
 
 
 def test_the_command_lists_packages_with_licences() -> None:
