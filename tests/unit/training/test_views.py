@@ -106,6 +106,9 @@ def test_edit_puts_damaged_code_before_the_original():
     assert set(document.token_ids[sentinel + 1 + len(clean) :].tolist()) == {SPECIAL.eos}
     assert document.blocks[sentinel + 1] == document.blocks[sentinel] + 1
     assert document.token_ids[1:sentinel].tolist() == damage(clean, NEWLINE, np.random.default_rng(0)).tolist()
+    # Nobody wants a model that writes damaged code.
+    assert not document.is_target[: sentinel + 1].any()
+    assert document.is_target[sentinel + 1 :].all()
 
 
 def test_block_causal_draws_views_by_their_shares():

@@ -73,9 +73,17 @@ def _grid(length: int, block_length: int, first: int = 0) -> np.ndarray:
 
 
 def prompt_response(
-    prompt: list[np.ndarray], response: np.ndarray, block_length: int, eos: int | None, sentinels: frozenset[int]
+    prompt: list[np.ndarray],
+    response: np.ndarray,
+    block_length: int,
+    eos: int | None,
+    sentinels: frozenset[int],
+    is_prompt_trained: bool = True,
 ) -> Document:
-    """A block-causal document whose grid restarts at the response; ``eos`` closes it and fills its last block."""
+    """A block-causal document whose grid restarts at the response; ``eos`` closes it and fills its last block.
+
+    A prompt of real code is trained as well as the response, which costs nothing; one of damaged code must not be.
+    """
     head = np.concatenate(prompt)
     fill = 0 if eos is None else block_length - len(response) % block_length
     tail = np.concatenate([response, np.full(fill, eos if eos is not None else 0, dtype=np.int64)])
@@ -157,7 +165,9 @@ class Views:
     def edit(self, token_ids: np.ndarray, block_length: int, rng: np.random.Generator) -> Document:
         """Damaged code before, the original after."""
         head = [self._edit_before, damage(token_ids, self._newline_id, rng), self._edit_after]
-        return prompt_response(head, token_ids, block_length, self._special.eos, self._sentinels)
+        return prompt_response(
+            head, token_ids, block_length, self._special.eos, self._sentinels, is_prompt_trained=False
+        )
 
     def cut(self, token_ids: np.ndarray, rng: np.random.Generator) -> Split:
         """A middle of one to four whole lines, or the rest of a line, or any short span of tokens or characters."""
