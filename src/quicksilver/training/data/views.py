@@ -94,6 +94,8 @@ def prompt_response(
     if fill:
         loss_scale[-fill:] = 1.0 / fill
     is_target = ~np.isin(token_ids, list(sentinels))
+    if not is_prompt_trained:
+        is_target[: len(head)] = False
     return Document(token_ids, is_target, blocks, loss_scale)
 
 
