@@ -45,8 +45,8 @@ def _spec(objective: Objective, task: CodeTaskConfig) -> DiffusionSpec:
 def coder_4m(tokens: Path, objective: Objective = Objective.MASK) -> Recipe:
     """4.2M parameters: what a laptop without bf16 units trains in hours. The bundled model.
 
-    The twin's step takes nine tenths of the diffusion step's matrix operations: no clean copy, but a prediction at every
-    token. At equal compute it takes 1.1 times the steps.
+    The twin's step takes nine tenths of the diffusion step's matrix operations: no clean copy, but a prediction at
+    every token. At equal compute it takes 1.1 times the steps.
     """
     model = DenoiserConfig(
         vocab_size=VOCAB_SIZE,
