@@ -42,7 +42,10 @@ def test_humaneval_is_whole_and_every_reference_parses():
 
 
 @pytest.mark.parametrize(
-    "content", [b"not gzip", gzip.compress(b"not json\n"), gzip.compress(b'{"task_id": "x"}\n'), None]
+    "content",
+    [b"not gzip", gzip.compress(b"not json\n"), gzip.compress(b'{"task_id": "x"}\n'), None],
+    # Compressed bytes hold the time, and parallel test processes must agree on every name.
+    ids=["no gzip", "no JSON", "no task", "no file"],
 )
 def test_a_damaged_suite_is_a_clear_error(tmp_path: Path, content: bytes | None):
     path = tmp_path / "tasks.jsonl.gz"
