@@ -77,6 +77,8 @@ def test_interrupt_is_quiet(folder):
         "import os, signal, sys, time\n"
         "from types import SimpleNamespace\n"
         "from quicksilver.cli.main import main\n"
+        # A shell's background jobs inherit an ignored SIGINT, for which Python installs no handler.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def read():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(60)\n"
