@@ -167,8 +167,8 @@ def noise_bound(
     return _summarise(repetitions)
 
 
-def bits_per_byte(nats: float, num_bytes: int) -> float:
-    """Total nats of a text over its length in UTF-8 bytes: the unit in which tokenizers can be compared."""
+def bits_per_byte(nats: float, num_bytes: int | float) -> float:
+    """Total nats over UTF-8 bytes, which may be a mean estimate: the unit in which tokenizers can be compared."""
     if num_bytes < 1:
         raise ConfigError(f"bits per byte needs at least one byte, got {num_bytes}")
     return nats / math.log(2) / num_bytes

@@ -16,7 +16,7 @@ from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.topology import Topology
 
 _LOGIT_ROWS = 2048
-"""Rows of logits alive at once: 2048 x 8192 float32 is 64 MB."""
+"""Rows per call of the head. It bounds temporaries (64 MB at 8192 tokens); autograd keeps every part's log-softmax."""
 
 
 @dataclass(frozen=True, slots=True)

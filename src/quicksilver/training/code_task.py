@@ -15,6 +15,7 @@ import torch
 
 from quicksilver.checkpoints.folder import TOKENIZER_FILE
 from quicksilver.diffusion.estimator import spread_uniforms
+from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.diffusion.spec import DiffusionSpec, Objective, SpecialIds
 from quicksilver.errors import ConfigError
 from quicksilver.models.denoiser import Denoiser
@@ -30,7 +31,6 @@ from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece, Windows
 from quicksilver.training.lr_schedule import WarmupStableDecay
 
 _NUM_SENTINELS = len(SPECIAL_TOKENS)
-_NATS_PER_BIT = float(np.log(2.0))
 
 
 def special_ids() -> SpecialIds:
@@ -183,7 +183,7 @@ class CodeTask:
             batch = self._validation_batch(draw).to(device)
             nats += float(cross_entropy_sums(denoiser, batch).bound)
             targets += batch.num_bound_targets
-        return {"validation_bits_per_byte": nats / targets / _NATS_PER_BIT / self._held_out_bytes_per_token}
+        return {"validation_bits_per_byte": bits_per_byte(nats, targets * self._held_out_bytes_per_token)}
 
     def _validation_batch(self, draw: NoiseDraw) -> MicroBatch:
         spec = self._spec

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from quicksilver.checkpoints.folder import save_folder
+from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.errors import TrainingError
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.training.batch import LossSums, MicroBatch
@@ -80,6 +81,7 @@ class Trainer:
         self._folder = RunFolder(path, recipe.num_kept_checkpoints)
         self._next_step = 0
         self._tokens_seen = 0
+        self._smooth_seconds: float | None = None
         self._is_stop_requested = threading.Event()
 
     @property
@@ -216,7 +218,7 @@ class Trainer:
         loss_sum, bound_sum = self._sum_over_ranks(sums).tolist()
         figures = {"loss": loss_sum / num_targets} | self._update(step)
         if num_bound_targets and self._task.bytes_per_token:
-            figures["bits_per_byte"] = bound_sum / num_bound_targets / 0.6931471805599453 / self._task.bytes_per_token
+            figures["bits_per_byte"] = bits_per_byte(bound_sum, num_bound_targets * self._task.bytes_per_token)
         return figures, accelerator.num_processes * sum(map(self._flops, batches)), int(num_targets)
 
     def _update(self, step: int) -> dict[str, float]:
@@ -250,7 +252,7 @@ class Trainer:
 
     def _seconds_left(self, last_seconds: float) -> float:
         # Smoothed, because the first step compiles and validations pause.
-        previous = getattr(self, "_smooth_seconds", last_seconds)
+        previous = last_seconds if self._smooth_seconds is None else self._smooth_seconds
         self._smooth_seconds = 0.9 * previous + 0.1 * last_seconds
         return self._smooth_seconds * (self.recipe.schedule.num_steps - self._next_step)
 
