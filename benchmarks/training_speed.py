@@ -87,8 +87,7 @@ def ours(recipe: Recipe, weights: dict[str, Tensor], precision: Precision, devic
     denoiser.load_state_dict(weights)
     denoiser = denoiser.to(device)
     if is_compiled:
-        for layer in denoiser.layers():
-            layer.compile_parts()
+        denoiser.compile_parts()
     name = "quicksilver, compiled" if is_compiled else "quicksilver"
     return Contender(name, precision, denoiser, lambda batch: cross_entropy_sums(denoiser, batch).loss, recipe)
 

@@ -51,12 +51,18 @@ def plain_loop(recipe: Recipe) -> tuple[Denoiser, list[float], list[float]]:
     return model, losses, norms
 
 
+# Muon orthogonalises in bf16 and so magnifies rounding; a wrong rate or decay would move weights elsewhere.
+@pytest.mark.parametrize(("has_muon", "tolerance"), [(False, 1e-4), (True, 0.3)], ids=["adamw", "muon"])
 @pytest.mark.parametrize("objective", [Objective.MASK, Objective.AUTOREGRESSIVE])
-def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective):
+def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective, has_muon, tolerance):
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr(trainer_module, "matmul_peak", lambda precision, device: 1e12)
     recipe = tiny_recipe(write_corpus(tmp_path), objective, num_steps=4)
-    recipe = replace(recipe, task=replace(recipe.task, num_block_rows=2, num_in_place_rows=2))
+    recipe = replace(
+        recipe,
+        task=replace(recipe.task, num_block_rows=2, num_in_place_rows=2),
+        optimizer=replace(recipe.optimizer, has_muon=has_muon),
+    )
     trainer = Trainer(recipe, tmp_path / "run")
     trainer.run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
@@ -66,6 +72,5 @@ def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective):
     initial = Denoiser(recipe.model)
     initial.initialise(recipe.seed)
     before = dict(initial.named_parameters())
-    # Muon orthogonalises in bf16 and so magnifies rounding; a wrong rate or decay would move weights elsewhere.
     for (name, one), two in zip(trainer.denoiser.named_parameters(), model.parameters(), strict=True):
-        assert (one - two).norm() < 0.1 * (two - before[name]).norm(), name
+        assert (one - two).norm() < tolerance * (two - before[name]).norm(), name

@@ -3,7 +3,7 @@
 Legend: B batch, T tokens, H query heads, G key/value heads, K head width.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from quicksilver.models.topology import Topology
 
-TILE = 128
-"""Query and key tile edge. 128 is FlexAttention's block; on a CPU it keeps a tile's scores in the L2 cache."""
+TILE = 256
+"""Query and key tile edge on a CPU: smaller tiles skip more, larger ones multiply faster (docs/log.md)."""
 
 
 @runtime_checkable
@@ -48,32 +48,66 @@ class DenseAttention:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask)
 
 
+class _Tile(NamedTuple):
+    """Queries with all keys that any of them may see."""
+
+    rows: slice
+    runs: list[slice]
+    """Runs of keys."""
+    mask: Bool[Tensor, "B 1 Q S"]
+
+
 class TiledAttention:
     """Scaled dot-product attention that skips key tiles no query of a tile may see, in any row of the batch.
 
-    Over the training pair about 3/8 of the 2L x 2L square is left at L = 4 tiles, 1/4 in the limit.
+    Over the training pair half of the 2L x 2L square is left at L = 2 tiles, 1/4 in the limit.
     """
 
     def __init__(self, topology: Topology) -> None:
         mask = topology.dense_mask()
         length = mask.shape[-1]
-        self._tiles: list[tuple[slice, list[slice], Tensor]] = []
+        self._tiles: list[_Tile] = []
         for start in range(0, length, TILE):
             rows = slice(start, min(start + TILE, length))
             is_seen = mask[:, rows].any(dim=1).any(dim=0)
             runs = _runs([bool(is_seen[at : at + TILE].any()) for at in range(0, length, TILE)], length)
-            self._tiles.append((rows, runs, torch.cat([mask[:, None, rows, run] for run in runs], dim=-1)))
+            self._tiles.append(_Tile(rows, runs, torch.cat([mask[:, None, rows, run] for run in runs], dim=-1)))
+        self._biases: list[Tensor] | None = None
 
     def __call__(
         self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
     ) -> Float[Tensor, "B H T K"]:
         key, value = _share_heads(query, key, value)
+        # In bf16 with gradients torch's CPU kernel takes about twice as long as plain products (docs/log.md).
+        is_plain = query.dtype is torch.bfloat16 and query.requires_grad
+        if is_plain and self._biases is None:
+            self._biases = [_bias(tile.mask, query) for tile in self._tiles]
         out = []
-        for rows, runs, mask in self._tiles:
-            seen_key = torch.cat([key[:, :, run] for run in runs], dim=2) if len(runs) > 1 else key[:, :, runs[0]]
-            seen_value = torch.cat([value[:, :, run] for run in runs], dim=2) if len(runs) > 1 else value[:, :, runs[0]]
-            out.append(F.scaled_dot_product_attention(query[:, :, rows], seen_key, seen_value, attn_mask=mask))
+        for index, (rows, runs, mask) in enumerate(self._tiles):
+            tile = query[:, :, rows], _gather(key, runs), _gather(value, runs)
+            if is_plain and self._biases is not None:
+                out.append(_plain_attention(*tile, self._biases[index]))
+            else:
+                out.append(F.scaled_dot_product_attention(*tile, attn_mask=mask))
         return torch.cat(out, dim=2)
+
+
+def _gather(x: Tensor, runs: list[slice]) -> Tensor:
+    return torch.cat([x[:, :, run] for run in runs], dim=2) if len(runs) > 1 else x[:, :, runs[0]]
+
+
+def _bias(mask: Tensor, query: Tensor) -> Tensor:
+    """Zero or minus infinity, [B * H, Q, S], in the queries' dtype."""
+    bias = torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    return bias.expand(-1, query.shape[1], -1, -1).flatten(0, 1)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention with the scores written out in the inputs' dtype; products and the softmax sum in float32."""
+    scale = query.shape[-1] ** -0.5
+    with torch.autocast("cpu", enabled=False):
+        scores = torch.baddbmm(bias, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=scale)
+        return (torch.softmax(scores, dim=-1) @ value.flatten(0, 1)).unflatten(0, query.shape[:2])
 
 
 def _runs(is_tile_seen: list[bool], length: int) -> list[slice]:

@@ -14,6 +14,7 @@ from quicksilver.diffusion.counter_rng import counter_uniform
 from quicksilver.models.attention import Attention
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.layers import DenoiserLayer, rotary_angles
+from quicksilver.models.loss import LogitGradient, linear_cross_entropy, logit_gradient
 
 
 class _Body(nn.Module):
@@ -32,6 +33,7 @@ class Denoiser(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
+        self._logit_gradient: LogitGradient = logit_gradient
         self.model = _Body(config)
         self.lm_head = (
             None if config.has_tied_embeddings else nn.Linear(config.model_width, config.vocab_size, bias=False)
@@ -52,8 +54,22 @@ class Denoiser(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
         """Float32 logits of the given hidden rows over the whole vocabulary, special tokens included."""
-        table = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return F.linear(hidden, table).to(torch.float32)
+        return F.linear(hidden, self._head()).to(torch.float32)
+
+    def cross_entropy(
+        self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"], weights: Float[Tensor, " N"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " N"]]:
+        """Weighted sum of negative log-likelihoods of ``labels``, and each of them; see ``linear_cross_entropy``."""
+        return linear_cross_entropy(hidden, self._head(), labels, weights, self._logit_gradient)
+
+    def _head(self) -> Tensor:
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def compile_parts(self) -> None:
+        """Compile the layers around their attention and the loss around its products; needs a C++ compiler on a CPU."""
+        for layer in self.layers():
+            layer.compile_parts()
+        self._logit_gradient = torch.compile(logit_gradient, dynamic=True)
 
     def layers(self) -> list[DenoiserLayer]:
         """The layers, input side first."""

@@ -48,7 +48,9 @@ class SelfAttention(nn.Module):
         """Queries [B, H, T, K], keys and values [B, G, T, K], rotated to their positions."""
         query = _rotate(self.q_norm(self._split(self.q_proj(x))).transpose(1, 2), rotation)
         key = _rotate(self.k_norm(self._split(self.k_proj(x))).transpose(1, 2), rotation)
-        return query, key, self._split(self.v_proj(x)).transpose(1, 2)
+        value = self._split(self.v_proj(x)).transpose(1, 2)
+        # Under autocast the norms and the rotation come out in float32, the products in bf16.
+        return query.to(value.dtype), key.to(value.dtype), value
 
 
 class FeedForward(nn.Module):

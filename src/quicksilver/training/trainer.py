@@ -72,8 +72,7 @@ class Trainer:
         denoiser = Denoiser(recipe.model)
         denoiser.initialise(recipe.seed)
         if recipe.is_compiled:
-            for layer in denoiser.layers():
-                layer.compile_parts()
+            denoiser.compile_parts()
         self._denoiser = denoiser.to(self._accelerator.device)
         self._optimizers = build_optimizers(self._denoiser, recipe.optimizer)
         self._model = self._accelerator.prepare(_LossModule(self._denoiser, self._task))

@@ -79,6 +79,24 @@ def test_tiled_attention_equals_dense_with_gradients(kind, tile, monkeypatch):
         torch.testing.assert_close(tiled, dense, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_in_bf16_equals_float32_up_to_rounding(kind, monkeypatch):
+    """Measured against float32 on the same rounded inputs; bf16 keeps 8 bits."""
+    monkeypatch.setattr(attention_module, "TILE", 16)
+    topology = named_topology(kind, 46)
+    rounded = [x.detach().bfloat16() for x in random_heads(46, num_heads=6, num_kv_heads=2)]
+    exact, coarse = ([x.to(dtype).requires_grad_() for x in rounded] for dtype in (torch.float32, torch.bfloat16))
+    weight = torch.randn(rounded[0].shape, generator=torch.Generator().manual_seed(1))
+    results = []
+    for path, heads in ((DenseAttention(topology), exact), (TiledAttention(topology), coarse)):
+        out = path(*heads)
+        results.append((out, *torch.autograd.grad((out.float() * weight).sum(), heads)))
+    for reference, ours in zip(*results, strict=True):
+        assert ours.dtype is torch.bfloat16
+        error = (ours.float() - reference).detach()
+        assert float(error.norm() / reference.detach().norm()) < 2**-6
+
+
 def test_tiles_at_their_real_size_with_a_ragged_last_tile():
     topology = named_topology("packed_training_pair", 2 * TILE + 50)
     heads = random_heads(2 * TILE + 50, num_rows=2)
