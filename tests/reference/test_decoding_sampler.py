@@ -77,30 +77,35 @@ def plain_infill(
 ) -> tuple[list[int], int]:
     """One hole of unknown length between two texts, as a list of tokens and None for masks."""
     hole: list[int | None] = [None] * 3
-    budget, nfe = 12, 0
+    level = float(counter_uniform(6, seed, torch.tensor(0), torch.tensor(0))) if temperature else 0.5
+    budget, nfe, step = 12, 0, 0
     while None in hole:
         ids = [SPECIAL.canvas, *left, *(MASK if token is None else token for token in hole), *right]
         logits = denoiser(torch.tensor(ids), torch.zeros(len(ids), dtype=torch.int64)).tolist()
-        allowed = TEXT_IDS + [EXPAND] * (budget > 0 and len(hole) < 6) + [DELETE] * (budget > 0)
-        rows = {i: logits[1 + len(left) + i] for i, token in enumerate(hole) if token is None}
-        found = {i: choose(row, sorted(allowed), temperature, seed, i, nfe) for i, row in rows.items()}
         nfe += 1
-        new: list[int | None] = []
-        chosen = pick({i: p for i, (_, p) in found.items()}, threshold)
-        length = len(hole)
-        for i, token in enumerate(hole):
-            want = found[i][0] if i in chosen else token
-            if want == EXPAND:
-                fits = budget > 0 and length < 6
-                new += [None, None] if fits else [None]
-                budget, length = budget - fits, length + fits
-            elif want == DELETE:
-                fits = budget > 0
-                new += [] if fits else [None]
-                budget, length = budget - fits, length - fits
-            else:
-                new.append(want)
-        hole = new
+        lengths = [EXPAND] * (budget > 0 and len(hole) < 6) + [DELETE] * (budget > 0)
+        rows = {i: logits[1 + len(left) + i] for i, token in enumerate(hole) if token is None}
+        total = {i: sum(math.exp(row[token]) for token in TEXT_IDS + lengths) for i, row in rows.items()}
+        chance = {i: {token: math.exp(row[token]) / total[i] for token in lengths} for i, row in rows.items()}
+        gone = set()
+        for i in reversed(range(len(hole))):
+            if budget == 0 or i not in rows or chance[i].get(DELETE, 0.0) <= level:
+                break
+            gone.add(i)
+            budget -= 1
+        length, doubled = len(hole) - len(gone), set()
+        for i in rows:
+            if i not in gone and budget > 0 and length < 6 and chance[i].get(EXPAND, 0.0) > level:
+                doubled.add(i)
+                budget, length = budget - 1, length + 1
+        if gone or doubled:
+            hole = [token for i, token in enumerate(hole) if i not in gone for _ in range(1 + (i in doubled))]
+            continue
+        found = {i: choose(row, TEXT_IDS, temperature, seed, i, step) for i, row in rows.items()}
+        share = {i: sum(math.exp(row[token]) for token in TEXT_IDS) / total[i] for i, row in rows.items()}
+        for i in pick({i: p * share[i] for i, (_, p) in found.items()}, threshold):
+            hole[i] = found[i][0]
+        step += 1
     return [token for token in hole if token is not None], nfe
 
 

@@ -6,7 +6,6 @@ context, every committed token is a block of its own.
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
@@ -113,14 +112,17 @@ def _denoise_block(
     while not is_finished:
         canvas = run.fill_noise(canvas, positions, block.step)
         is_forced = run.is_last_chance(block)
+        is_open = _open_positions(run, canvas, start, stop)
+        logits = run.look(canvas, block_ids, is_open)
         step = run.step(
             canvas,
-            block_ids,
+            logits,
             block,
             window=slice(start, len(canvas)),
-            is_open=_open_positions(run, canvas, start, stop),
+            is_open=is_open,
             positions=positions,
-            forbid=partial(_forbidden, run),
+            is_forbidden=_forbidden(run, logits.shape[1]),
+            is_forced=is_forced,
         )
         canvas, events = run.apply(canvas, step)
         yield from events

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     UNMASK = 3
     REMASK = 4
     NOISE = 5
+    LENGTH = 6
 
 
 def draw(

@@ -1,22 +1,21 @@
 """In-place infill: holes between given text, all denoised together under full attention.
 
 A hole of unknown length changes its length while it is denoised: a mask that becomes ``expand`` turns into two masks, a
-mask that becomes ``delete`` disappears (DreamOn, Wu et al. 2025; research code of the same name). A cap on the length
-and a budget of changes per hole end any oscillation between the two.
+mask that becomes ``delete`` disappears. ``lengths`` says when. Such a step writes no token.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
-from quicksilver.decoding.ledger import Step, commits
+from quicksilver.decoding.ledger import commits
+from quicksilver.decoding.lengths import MEDIAN, HoleLength, length_changes, sampled_level, withheld_tokens
 from quicksilver.decoding.params import SamplingParams
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, Run
@@ -55,27 +54,6 @@ class Hole:
 Segment = Text | Hole
 
 
-@dataclass(kw_only=True, slots=True)
-class _HoleLength:
-    """How far one hole may still change its length."""
-
-    length: int
-    cap: int
-    changes_left: int
-
-    @property
-    def may_expand(self) -> bool:
-        return self.changes_left > 0 and self.length < self.cap
-
-    @property
-    def may_delete(self) -> bool:
-        return self.changes_left > 0
-
-    def change(self, by: int) -> None:
-        self.length += by
-        self.changes_left -= 1
-
-
 def infill(
     logits_fn: CanvasLogits, spec: DiffusionSpec, template: Sequence[Segment], params: SamplingParams
 ) -> Iterator[Event]:
@@ -98,7 +76,8 @@ def infill(
             raise ConfigError(f"in-place infill has no {name}; every hole has its own length")
     if any(hole.length is None for hole in holes):
         _require_length_training(spec)
-    return _infill(Run(logits_fn, spec, params), template, [_initial_length(spec, hole) for hole in holes])
+    run = Run(logits_fn, spec, params)
+    return _infill(run, template, [_initial_length(run, number, hole) for number, hole in enumerate(holes)])
 
 
 def _require_length_training(spec: DiffusionSpec) -> None:
@@ -107,14 +86,20 @@ def _require_length_training(spec: DiffusionSpec) -> None:
         raise ConfigError("this checkpoint was not trained on holes of unknown length; give every hole its length")
 
 
-def _initial_length(spec: DiffusionSpec, hole: Hole) -> _HoleLength:
+def _initial_length(run: Run, number: int, hole: Hole) -> HoleLength:
     if hole.length is not None:
-        return _HoleLength(length=hole.length, cap=hole.length, changes_left=0)
-    cap = spec.decoding.max_hole_length if hole.max_length is None else hole.max_length
-    return _HoleLength(length=min(spec.decoding.hole_length, cap), cap=cap, changes_left=CHANGES_PER_TOKEN * cap)
+        return HoleLength(length=hole.length, cap=hole.length, changes_left=0)
+    defaults = run.spec.decoding
+    cap = defaults.max_hole_length if hole.max_length is None else hole.max_length
+    return HoleLength(
+        length=min(defaults.hole_length, cap),
+        cap=cap,
+        changes_left=CHANGES_PER_TOKEN * cap,
+        level=sampled_level(run.params.seed, number) if run.temperature > 0 else MEDIAN,
+    )
 
 
-def _initial_canvas(spec: DiffusionSpec, template: Sequence[Segment], lengths: Sequence[_HoleLength]) -> Canvas:
+def _initial_canvas(spec: DiffusionSpec, template: Sequence[Segment], lengths: Sequence[HoleLength]) -> Canvas:
     parts = [] if spec.special.canvas is None else [Canvas.of_prompt([spec.special.canvas])]
     hole = 0
     for segment in template:
@@ -126,29 +111,40 @@ def _initial_canvas(spec: DiffusionSpec, template: Sequence[Segment], lengths: S
     return Canvas.join(parts)
 
 
-def _infill(run: Run, template: Sequence[Segment], lengths: list[_HoleLength]) -> Iterator[Event]:
+def _infill(run: Run, template: Sequence[Segment], lengths: list[HoleLength]) -> Iterator[Event]:
     canvas = _initial_canvas(run.spec, template, lengths)
     yield from (Resize(hole=hole, start=0, added=entry.length) for hole, entry in enumerate(lengths))
-    num_steps = run.policy.max_steps(sum(entry.cap for entry in lengths)) + sum(e.changes_left for e in lengths)
-    block = BlockProgress(max_steps=num_steps)
+    block = BlockProgress(max_steps=run.policy.max_steps(sum(entry.cap for entry in lengths)))
     is_finished = False
     while not is_finished:
         positions = hole_position(canvas.hole.clamp(min=0), canvas.offset)
         canvas = run.fill_noise(canvas, positions, block.step)
         is_forced = run.is_last_chance(block)
+        is_open = canvas.is_masked | canvas.is_draft
+        logits = run.look(canvas, torch.zeros(len(canvas), dtype=torch.int64), is_open)
+        forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1])
+        if not is_forced:
+            change = _change_lengths(run, canvas, logits, forbidden, lengths)
+            if bool(change.any()):
+                # Tokens wait: the next forward sees the better length.
+                yield from _resizes(canvas, change)
+                canvas = canvas.take(torch.arange(len(canvas)).repeat_interleave(1 + change))
+                is_finished = not bool((canvas.is_masked | canvas.is_draft).any())
+                yield run.ledger.frame(canvas)
+                continue
         step = run.step(
             canvas,
-            torch.zeros(len(canvas), dtype=torch.int64),
+            logits,
             block,
             window=slice(0, len(canvas)),
-            is_open=canvas.is_masked | canvas.is_draft,
+            is_open=is_open,
             positions=positions,
-            forbid=partial(_forbidden, run, canvas, lengths, is_forced),
+            is_forbidden=forbidden,
+            is_withheld=withheld,
+            is_forced=is_forced,
         )
-        step, index, resizes = _change_lengths(run, canvas, step, lengths)
         canvas, events = run.apply(canvas, step)
-        yield from [*events, *resizes]
-        canvas = canvas.take(index)
+        yield from events
         everywhere = torch.ones(len(canvas), dtype=torch.bool)
         is_finished = run.is_finished(canvas, everywhere, step, block) or is_forced
         if is_finished and run.policy.revises:
@@ -158,48 +154,46 @@ def _infill(run: Run, template: Sequence[Segment], lengths: list[_HoleLength]) -
     yield run.ledger.done(canvas, len(lengths), FinishReason.MAX_NFE if run.is_cut else FinishReason.FILLED)
 
 
-def _forbidden(
-    run: Run, canvas: Canvas, lengths: Sequence[_HoleLength], is_forced: bool, vocab_size: int
-) -> Bool[Tensor, "N V"]:
-    """Forbidden tokens per open position: all special ones, except a length change where the hole may still make it."""
+def _length_tokens(
+    run: Run, canvas: Canvas, lengths: Sequence[HoleLength], vocab_size: int
+) -> tuple[Bool[Tensor, "N V"], Bool[Tensor, "N V"]]:
+    """Forbidden and withheld tokens per open position: a length token that may yet come true is only withheld."""
     special = run.spec.special
     index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
-    is_forbidden = run.is_forbidden(vocab_size).repeat(index.shape[0], 1)
-    if is_forced:
-        return is_forbidden
-    hole, is_masked = canvas.hole[index], canvas.is_masked[index]
-    for number, entry in enumerate(lengths):
-        here = is_masked & (hole == number)
-        if special.expand is not None and entry.may_expand:
-            is_forbidden[here, special.expand] = False
-        if special.delete is not None and entry.may_delete:
-            is_forbidden[here, special.delete] = False
-    return is_forbidden
+    withheld = withheld_tokens(canvas, lengths, special.expand, special.delete, vocab_size)[index]
+    return run.is_forbidden(vocab_size) & ~withheld, withheld
 
 
 def _change_lengths(
-    run: Run, canvas: Canvas, step: Step, lengths: Sequence[_HoleLength]
-) -> tuple[Step, Int[Tensor, " M"], list[Event]]:
-    """Take the length changes out of a step.
+    run: Run,
+    canvas: Canvas,
+    logits: Float[Tensor, "N V"],
+    is_forbidden: Bool[Tensor, "N V"],
+    lengths: Sequence[HoleLength],
+) -> Int[Tensor, " L"]:
+    """The length changes of this step, traced; all zero where no hole may change."""
+    special = run.spec.special
+    if special.expand is None or special.delete is None or not any(entry.changes_left for entry in lengths):
+        return torch.zeros(len(canvas), dtype=torch.int64)
+    index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
+    probs = torch.softmax(logits.float().cpu().masked_fill(is_forbidden, -torch.inf), dim=-1)
+    expand, delete = (
+        torch.zeros(len(canvas)).scatter(0, index, probs[:, token]) for token in (special.expand, special.delete)
+    )
+    change = length_changes(canvas, expand, delete, lengths)
+    run.ledger.record_resize(
+        canvas,
+        change != 0,
+        torch.where(change > 0, special.expand, special.delete),
+        torch.where(change > 0, expand, delete),
+    )
+    return change
 
-    Returns:
-        The step without them; the canvas positions to keep, an expanded one twice; the events, from the last position
-        to the first, so that each one's offset still holds when it is applied. Changes beyond a hole's limits are
-        dropped from the last position on: those positions stay masks.
-    """
-    token_ids, hole, offset = step.token_ids, canvas.hole, canvas.offset
-    is_expand = step.commit & (token_ids == run.spec.special.expand)
-    is_delete = step.commit & (token_ids == run.spec.special.delete)
-    repeats = torch.ones(len(canvas), dtype=torch.int64)
-    events: list[Event] = []
-    for position in (is_expand | is_delete).nonzero()[:, 0].tolist():
-        entry = lengths[int(hole[position])]
-        if not (entry.may_expand if is_expand[position] else entry.may_delete):
-            continue
-        by = 1 if is_expand[position] else -1
-        entry.change(by)
-        repeats[position] += by
-        events.append(Resize(hole=int(hole[position]), start=int(offset[position]), added=by))
-    run.ledger.record_resize(canvas, repeats != 1, step)
-    kept = replace(step, commit=step.commit & ~is_expand & ~is_delete)
-    return kept, torch.arange(len(canvas)).repeat_interleave(repeats), events[::-1]
+
+def _resizes(canvas: Canvas, change: Int[Tensor, " L"]) -> list[Event]:
+    """From the last position to the first, so that each event's offset still holds when it is applied."""
+    hole, offset = canvas.hole.tolist(), canvas.offset.tolist()
+    return [
+        Resize(hole=hole[position], start=offset[position], added=int(change[position]))
+        for position in reversed(change.nonzero()[:, 0].tolist())
+    ]

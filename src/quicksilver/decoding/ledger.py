@@ -112,12 +112,12 @@ class Ledger:
             events.append(Remask(hole=span.hole, start=span.start, stop=span.stop))
         return events
 
-    def record_resize(self, canvas: Canvas, where: Bool[Tensor, " L"], step: Step) -> None:
+    def record_resize(
+        self, canvas: Canvas, where: Bool[Tensor, " L"], token_ids: Int[Tensor, " L"], confidence: Float[Tensor, " L"]
+    ) -> None:
         """Trace expand and delete decisions; their events depend on the order of application."""
         for span in spans(canvas, where):
-            self._write_trace(
-                span, tuple(step.token_ids[span.index].tolist()), tuple(step.confidence[span.index].tolist())
-            )
+            self._write_trace(span, tuple(token_ids[span.index].tolist()), tuple(confidence[span.index].tolist()))
 
     def _write_trace(self, span: Span, token_ids: tuple[int, ...], confidence: tuple[float, ...]) -> None:
         for position, token, probability in zip(

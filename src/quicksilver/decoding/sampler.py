@@ -3,7 +3,7 @@
 This is the yardstick that every fast path must match token for token: full recompute, batch of one, float32.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -47,10 +47,6 @@ class BlockProgress:
         is_known = key in self.seen
         self.seen.add(key)
         return is_known
-
-
-Forbid = Callable[[int], Tensor]
-"""Vocabulary size to the forbidden tokens, Bool [1 V] for all open positions or [N V] one by one."""
 
 
 class Run:
@@ -101,39 +97,45 @@ class Run:
         noise = allowed[(chance * allowed.shape[0]).long()]
         return replace(canvas, token_ids=torch.where(canvas.is_masked, noise, canvas.token_ids))
 
+    def look(self, canvas: Canvas, block_ids: Int[Tensor, " L"], is_open: Bool[Tensor, " L"]) -> Float[Tensor, "N V"]:
+        """One forward; the logits of the open positions."""
+        logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
+        return logits[is_open.nonzero()[:, 0].to(logits.device)]
+
     def step(
         self,
         canvas: Canvas,
-        block_ids: Int[Tensor, " L"],
+        logits: Float[Tensor, "N V"],
         block: BlockProgress,
         *,
         window: slice,
         is_open: Bool[Tensor, " L"],
         positions: Int[Tensor, " L"],
-        forbid: Forbid,
+        is_forbidden: Bool[Tensor, "#N V"],
+        is_withheld: Bool[Tensor, "#N V"] | None = None,
+        is_forced: bool,
     ) -> Step:
-        """One forward and the policy's decision about the open positions of the window.
+        """The policy's decision about the open positions of the window, or all their masks if ``is_forced``.
 
         Raises:
             ConfigError: the policy committed nothing although there are masks.
         """
-        is_last_chance = self.is_last_chance(block)
-        logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
         index = is_open.nonzero()[:, 0]
         found = select_rows(
-            logits[index.to(logits.device)],
+            logits,
             self.params,
             temperature=self.temperature * self.policy.temperature_scale(block.step),
             positions=positions[index],
             step=block.step,
-            is_forbidden=forbid(logits.shape[1]),
+            is_forbidden=is_forbidden,
+            is_withheld=is_withheld,
         )
         seen = self._window(canvas, found, index, positions, block, window)
         decision = decide(seen, [self.policy])
         has_masks = bool(seen.is_masked.any())
         if has_masks and not bool(decision.commit.any()):
             raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {block.step}")
-        if is_last_chance:
+        if is_forced:
             decision = self._commit_all(decision, seen)
         block.step += 1
         block.num_post_steps += not has_masks
@@ -203,12 +205,14 @@ def select_rows(
     positions: Int[Tensor, " N"],
     step: int,
     is_forbidden: Bool[Tensor, "#N V"],
+    is_withheld: Bool[Tensor, "#N V"] | None = None,
 ) -> Candidates:
     """Select for rows of one request, on the device of the logits; the answer is on the CPU."""
     count, device = logits.shape[0], logits.device
     found = select(
         logits,
         is_forbidden=is_forbidden.to(device),
+        is_withheld=None if is_withheld is None else is_withheld.to(device),
         temperature=torch.full((count,), float(temperature), device=device),
         seed=torch.full((count,), params.seed, device=device),
         positions=positions.to(device),

@@ -22,7 +22,7 @@ class Candidates:
     confidence: Float[Tensor, " N"]
     """Probability of ``token_ids``."""
     margin: Float[Tensor, " N"]
-    """Probability of the best token minus that of the second best."""
+    """Probability of the best token minus that of the second best, of those that may be chosen."""
     entropy: Float[Tensor, " N"]
     """Nats."""
 
@@ -38,6 +38,7 @@ def select(
     seed: Int[Tensor, " N"],
     positions: Int[Tensor, " N"],
     step: Int[Tensor, " N"],
+    is_withheld: Bool[Tensor, "#N V"] | None = None,
     top_k: Int[Tensor, " N"] | None = None,
     top_p: Float[Tensor, " N"] | None = None,
 ) -> Candidates:
@@ -48,7 +49,9 @@ def select(
 
     Args:
         logits: rows of one or many requests.
-        is_forbidden: tokens that must not be chosen, for all rows or row by row.
+        is_forbidden: tokens that cannot stand there, for all rows or row by row.
+        is_withheld: tokens that may stand there and keep their probability, but are decided on elsewhere (expand and
+            delete) and never chosen here: where they are likely, every candidate has little confidence.
         temperature: 0 is greedy. Otherwise Gumbel-max in float64: float32 Gumbel noise is truncated and silently
             lowers the entropy (Zheng et al. 2024, arXiv:2409.02908).
         seed: the request's seed.
@@ -59,18 +62,21 @@ def select(
     """
     vocabulary = torch.arange(logits.shape[1], device=logits.device)
     allowed = logits.float().masked_fill(is_forbidden, -torch.inf)
-    log_probs = torch.log_softmax(allowed, dim=-1)
-    probs = log_probs.exp()
-    argmax_ids = _argmax(allowed)
+    probs = torch.softmax(allowed, dim=-1)
+    choosable = allowed
+    if is_withheld is not None:
+        choosable = allowed.masked_fill(is_withheld, -torch.inf)
+    argmax_ids = _argmax(choosable)
     token_ids = argmax_ids
     is_sampled = temperature > 0
     if bool(is_sampled.any()):
-        scaled = allowed.double() / torch.where(is_sampled, temperature, 1.0).double()[:, None]
+        scaled = choosable.double() / torch.where(is_sampled, temperature, 1.0).double()[:, None]
         scaled = _truncate(scaled, top_k, top_p)
         uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
         perturbed = scaled - torch.log(-torch.log(uniform))
         token_ids = torch.where(is_sampled, _argmax(perturbed), argmax_ids)
-    top_two = probs.topk(min(2, logits.shape[1]), dim=-1).values
+    ranked = probs if is_withheld is None else probs.masked_fill(is_withheld, 0.0)
+    top_two = ranked.topk(min(2, logits.shape[1]), dim=-1).values
     return Candidates(
         token_ids=token_ids,
         argmax_ids=argmax_ids,

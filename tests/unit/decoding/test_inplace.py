@@ -1,5 +1,8 @@
 """In-place infill: holes of known and unknown length, caps, budgets, topology."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -44,7 +47,8 @@ class Always:
 
 
 class GrowTo:
-    """Expands until ``length`` masks or text tokens stand between 20 and 21, deletes beyond, then writes 10, 11, ..."""
+    """Knows that ``length`` tokens 10, 11, ... belong between 20 and 21: what is too much is deleted from the end, what
+    is missing is expanded from the start, as in training."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -54,10 +58,13 @@ class GrowTo:
         left, right = ids.index(20), ids.index(21)
         logits = torch.zeros(len(ids), VOCAB)
         for position in range(left + 1, right):
-            want = 10 + position - left - 1
+            offset = position - left - 1
             missing = self.length - (right - left - 1)
-            if missing:
-                want = EXPAND if missing > 0 else DELETE
+            want = 10 + offset
+            if offset < missing:
+                want = EXPAND
+            elif offset >= self.length:
+                want = DELETE
             logits[position, want] = 20.0
         return logits
 
@@ -90,11 +97,10 @@ def test_a_known_length_never_changes() -> None:
 @pytest.mark.parametrize("policy", [ONE_AT_A_TIME, ALL_AT_ONCE], ids=["one", "all"])
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 6])
 def test_unknown_length_is_found(length: int, policy: ConfidenceThreshold) -> None:
-    # Several deletes in one step would overshoot, and expands too, so only one-at-a-time must hit every length.
-    result, _ = fill(GrowTo(length), text(20), Hole(), text(21), policy=policy)
-    if policy is ONE_AT_A_TIME:
-        assert result.holes == (tuple(range(10, 10 + length)),)
-    assert len(result.holes[0]) <= 6
+    result, denoiser = fill(GrowTo(length), text(20), Hole(), text(21), policy=policy)
+    assert result.holes == (tuple(range(10, 10 + length)),)
+    # One forward for the length, none if it was right from the start.
+    assert denoiser.num_calls == (length != 3) + (length if policy is ONE_AT_A_TIME else 1)
 
 
 def test_a_hole_may_become_empty() -> None:
@@ -117,15 +123,19 @@ def test_a_small_cap_limits_the_first_masks_too() -> None:
 
 def test_oscillation_ends() -> None:
     class Swing:
-        """Expands a hole of up to three positions and deletes from a longer one."""
+        """Expands a hole of up to three positions, and wants all but two of a longer one deleted."""
 
         def __call__(self, token_ids: Tensor, block_ids: Tensor) -> Tensor:
-            return Always(EXPAND if token_ids.shape[0] <= 6 else DELETE, 10)(token_ids, block_ids)
+            if token_ids.shape[0] <= 6:
+                return Always(EXPAND, 10)(token_ids, block_ids)
+            logits = Always(10)(token_ids, block_ids)
+            logits[4:, DELETE] = 20.0
+            return logits
 
     result, denoiser = fill(Swing(), text(20), Hole(max_length=6), text(21), policy=ONE_AT_A_TIME)
     changes = [entry for entry in result.trace if entry.token_id in (EXPAND, DELETE)]
     assert len(changes) == CHANGES_PER_TOKEN * 6
-    assert denoiser.num_calls == len(changes) + len(result.holes[0])
+    assert denoiser.num_calls == len({entry.step for entry in changes}) + len(result.holes[0])
     assert set(result.holes[0]) == {10}
     assert result.finish_reason is FinishReason.FILLED
 
@@ -143,7 +153,7 @@ def test_specials_and_eos_are_never_written() -> None:
 def test_max_nfe_fills_everything_and_says_so() -> None:
     result, denoiser = fill(Always(EXPAND, 10), text(11), Hole(), policy=ONE_AT_A_TIME, max_nfe=2)
     assert (denoiser.num_calls, result.finish_reason) == (2, FinishReason.MAX_NFE)
-    assert result.holes == ((10,) * 4,)  # three masks, one expand, then all at once
+    assert result.holes == ((10,) * 6,)  # three masks, each expanded, then all at once
 
 
 def test_the_text_may_hold_the_literal_mask_token() -> None:
@@ -181,6 +191,42 @@ def test_changes_of_one_step_are_reported_from_the_last_to_the_first() -> None:
     events = list(infill(MiddleFirst(), fake_spec(), (Hole(),), SamplingParams()))
     assert [(event.start, event.added) for event in events if isinstance(event, Resize)] == [(0, 3), (2, 1), (0, 1)]
     assert final_result(events).holes == ((11, 11, 10, 11, 11),)
+
+
+class LengthTail:
+    """The first mask of a hole of four after 20 is a token for certain, the others are deleted at 0.9, 0.6, 0.3."""
+
+    def __call__(self, token_ids: Tensor, block_ids: Tensor) -> Tensor:
+        logits = torch.full((token_ids.shape[0], VOCAB), -50.0)
+        logits[:, 10] = 0.0
+        masks = (token_ids == MASK).nonzero()[:, 0].tolist()
+        for position, chance in zip(masks[1:], (0.3, 0.6, 0.9), strict=False):
+            logits[position, 10] = math.log(1 - chance)
+            logits[position, DELETE] = math.log(chance)
+        return logits
+
+
+def test_the_median_length_is_taken() -> None:
+    spec = replace(fake_spec(), decoding=replace(fake_spec().decoding, hole_length=4))
+    result = final_result(infill(LengthTail(), spec, (text(20), Hole()), SamplingParams(policy=ALL_AT_ONCE)))
+    assert len(result.holes[0]) == 2
+
+
+def test_sampled_lengths_follow_their_distribution() -> None:
+    spec = replace(fake_spec(), decoding=replace(fake_spec().decoding, hole_length=4))
+    counts = [0] * 5
+    for seed in range(400):
+        params = SamplingParams(policy=ALL_AT_ONCE, temperature=1.0, seed=seed)
+        counts[len(final_result(infill(LengthTail(), spec, (text(20), Hole()), params)).holes[0])] += 1
+    # P(at most 1, 2, 3 tokens) = 0.3, 0.6, 0.9; four standard deviations of 400 draws are 0.1.
+    for seen, chance in zip(counts, (0.0, 0.3, 0.3, 0.3, 0.1), strict=True):
+        assert abs(seen / 400 - chance) < 0.1
+
+
+def test_an_uncertain_length_lowers_confidence() -> None:
+    spec = replace(fake_spec(), decoding=replace(fake_spec().decoding, hole_length=4))
+    result = final_result(infill(LengthTail(), spec, (text(20), Hole()), SamplingParams(policy=ALL_AT_ONCE)))
+    assert result.confidence[0] == pytest.approx((1.0, 0.7))
 
 
 def test_revising_policies_work_in_holes() -> None:

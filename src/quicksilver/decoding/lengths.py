@@ -1,0 +1,94 @@
+"""How a hole of unknown length finds it: by the probabilities of expand and delete, before tokens are written.
+
+The delete positions of a hole are its last ones (``diffusion.variable_length``), so "position i is deleted" says "the
+hole has at most i tokens": over a hole of masks the probabilities of delete are the length's distribution function.
+All trailing masks more likely deleted than not go at once, which leaves the median. Differs from DreamOn (Wu et al.,
+arXiv:2602.01326), where delete competes with tokens for the most confident commit: being sure of an end is easier than
+being sure of a token, so holes came out too short.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.canvas import Canvas
+from quicksilver.decoding.draws import Purpose, draw, hole_position
+
+MEDIAN = 0.5
+
+
+@dataclass(kw_only=True, slots=True)
+class HoleLength:
+    """How far one hole may still change its length."""
+
+    length: int
+    cap: int
+    changes_left: int
+    """0 for a hole of known length. The budget ends any oscillation between expand and delete."""
+    level: float = MEDIAN
+    """Probability from which a change is made: one half, or one draw per request and hole when sampling, by which the
+    length is a sample of its distribution."""
+
+    @property
+    def may_expand(self) -> bool:
+        return self.changes_left > 0 and self.length < self.cap
+
+    @property
+    def may_delete(self) -> bool:
+        return self.changes_left > 0
+
+    def change(self, by: int) -> None:
+        self.length += by
+        self.changes_left -= 1
+
+
+def sampled_level(seed: int, hole: int) -> float:
+    """The level of a hole when sampling."""
+    position = hole_position(torch.tensor(hole), torch.tensor(0))
+    return float(draw(Purpose.LENGTH, torch.tensor(seed), position, torch.tensor(0)))
+
+
+def length_changes(
+    canvas: Canvas, expand: Float[Tensor, " L"], delete: Float[Tensor, " L"], lengths: Iterable[HoleLength]
+) -> Int[Tensor, " L"]:
+    """+1 where a mask expands, -1 where it is deleted, 0 elsewhere; ``lengths`` takes note.
+
+    Deletes go from a hole's end to its first mask that stays, expands from its start; both stop at the hole's limits.
+
+    Args:
+        canvas: the canvas the probabilities were predicted for.
+        expand: probability of expand per position; read at masks.
+        delete: probability of delete per position; read at masks.
+        lengths: one entry per hole.
+    """
+    change = torch.zeros(len(canvas), dtype=torch.int64)
+    for number, entry in enumerate(lengths):
+        positions = (canvas.hole == number).nonzero()[:, 0].tolist()
+        for position in reversed(positions):
+            if not (canvas.is_masked[position] and delete[position] > entry.level and entry.may_delete):
+                break
+            change[position] = -1
+            entry.change(-1)
+        for position in positions:
+            is_due = canvas.is_masked[position] and expand[position] > entry.level and change[position] == 0
+            if is_due and entry.may_expand:
+                change[position] = 1
+                entry.change(1)
+    return change
+
+
+def withheld_tokens(
+    canvas: Canvas, lengths: Iterable[HoleLength], expand_id: int | None, delete_id: int | None, vocab_size: int
+) -> Bool[Tensor, "L V"]:
+    """True for expand and delete at the masks of holes that may still change by them."""
+    is_withheld = torch.zeros(len(canvas), vocab_size, dtype=torch.bool)
+    for number, entry in enumerate(lengths):
+        here = canvas.is_masked & (canvas.hole == number)
+        if expand_id is not None and entry.may_expand:
+            is_withheld[here, expand_id] = True
+        if delete_id is not None and entry.may_delete:
+            is_withheld[here, delete_id] = True
+    return is_withheld
