@@ -45,7 +45,12 @@ class InPlaceConfig:
     extra_rate: float = 0.7
     """Share of holes of unknown length with delete positions at their end."""
     max_extra: int = 16
-    """Most delete positions of a hole."""
+    """Most delete positions of a hole, unless it is filled up."""
+    start_length: int = 16
+    """Masks that decoding starts a hole with; the spec's ``hole_length``."""
+    fill_up_rate: float = 0.5
+    """Share of holes with delete positions that get as many as make ``start_length`` positions, if they are shorter:
+    what the model meets first in use, where the delete labels tell the distribution of the length."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -56,11 +61,14 @@ class InPlaceConfig:
             "merge_rate",
             "max_merge_rate",
             "extra_rate",
+            "fill_up_rate",
         ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.min_coverage > self.max_coverage:
             raise ConfigError(f"min_coverage {self.min_coverage} exceeds max_coverage {self.max_coverage}")
+        if min(self.max_extra, self.start_length) < 1:
+            raise ConfigError("max_extra and start_length must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,13 @@ class InPlaceNoise:
         if is_known_length:
             return length_noise(content, is_masked, 0, draws, 0.0, **self._ids)
         merge_rate = rng.uniform(0.0, config.max_merge_rate) if rng.random() < config.merge_rate else 0.0
-        num_extra = int(rng.integers(1, config.max_extra + 1)) if rng.random() < config.extra_rate else 0
+        hole = length_noise(content, is_masked, 0, draws, merge_rate, **self._ids)
+        if rng.random() >= config.extra_rate:
+            return hole
+        num_extra = int(rng.integers(1, config.max_extra + 1))
+        missing = config.start_length - len(hole.canvas_ids)
+        if missing > 0 and rng.random() < config.fill_up_rate:
+            num_extra = missing
         return length_noise(content, is_masked, num_extra, draws, merge_rate, **self._ids)
 
 
