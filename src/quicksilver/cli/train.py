@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXAMPLES = """quicksilver train coder:coder_4m --tokens data/corpus
 quicksilver train coder:coder_4m --tokens data/corpus --objective ar
 quicksilver train coder:coder_4m --tokens data/corpus --resume
+quicksilver train coder:coder_4m --tokens data/corpus --init-from quicksilver-coder --out runs/longer
 quicksilver train coder:coder_4m --tokens data/corpus --out runs/short \\
     --branch-from runs/quicksilver-coder/checkpoints/step-00008000.pt --steps 10000 --decay-steps 2000"""
 _EXTRA_MODULES = ("accelerate", "tensorboard")
@@ -40,6 +41,10 @@ def command(
     branch_from: Annotated[
         Path | None, typer.Option(metavar="CHECKPOINT", help="Start from another run's checkpoint, in a new folder.")
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Start at step 0 with the weights of a model folder or bundled model."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(metavar="N", help="Steps in all, instead of the recipe's.")] = None,
     decay_steps: Annotated[
         int | None, typer.Option(metavar="N", help="Last steps with a falling learning rate, instead of the recipe's.")
@@ -49,8 +54,10 @@ def command(
     ] = None,
 ) -> None:
     """Train a model by a recipe. Stopping it (Ctrl-C, SIGTERM) writes a checkpoint; --resume goes on bit for bit."""
-    if resume and branch_from is not None:
-        raise UsageError("--resume and --branch-from contradict each other")
+    starts = {"--resume": resume, "--branch-from": branch_from is not None, "--init-from": init_from is not None}
+    chosen = [name for name, is_given in starts.items() if is_given]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} contradict each other")
     if max_minutes is not None and max_minutes <= 0:
         raise UsageError(f"--max-minutes must be positive, got {max_minutes:g}")
     if branch_from is not None and not branch_from.is_file():
@@ -60,11 +67,30 @@ def command(
     trainer = _trainer(built, folder)
     if not resume and any((folder / "checkpoints").glob("*.pt")):
         raise UsageError(f"{folder} holds a run already; use --resume to go on with it, or another --out")
-    if branch_from is not None:
+    if init_from is not None:
+        trainer.start_from(_model_with_tokenizer_of(init_from, tokens))
+    elif branch_from is not None:
         trainer.resume(branch_from)
     elif resume and not trainer.resume():
         typer.echo(f"no checkpoint in {folder}: starting at step 0", err=True)
     _run(trainer, max_minutes)
+
+
+def _model_with_tokenizer_of(name: str, tokens: Path | None) -> Path:
+    """The model's folder.
+
+    Raises:
+        UsageError: the corpus was written with another tokenizer, so the weights would mean nothing there.
+    """
+    from quicksilver.api.loading import find_model
+    from quicksilver.checkpoints.folder import TOKENIZER_FILE
+
+    folder = find_model(name)
+    files = [place / TOKENIZER_FILE for place in (folder, tokens) if place is not None]
+    contents = [path.read_bytes() for path in files if path.is_file()]
+    if len(contents) == 2 and contents[0] != contents[1]:
+        raise UsageError(f"{tokens} was written with another tokenizer than that of {folder}")
+    return folder
 
 
 def _build(name: str, recipes: Path, tokens: Path | None, objective: str | None) -> "Recipe":

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from quicksilver.checkpoints.folder import save_folder
+from quicksilver.checkpoints.folder import load_folder, save_folder
 from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.errors import TrainingError
 from quicksilver.models.denoiser import Denoiser
@@ -114,6 +114,19 @@ class Trainer:
                 f"{checkpoint} is at step {self._next_step}, beyond the schedule's {self.recipe.schedule.num_steps}"
             )
         return True
+
+    def start_from(self, folder: Path) -> None:
+        """Take the weights of a finished model instead of random ones; the optimizers start anew, at step 0.
+
+        Raises:
+            CheckpointError: the folder is no model folder.
+            TrainingError: its architecture is not the recipe's.
+        """
+        denoiser, _ = load_folder(folder)
+        if denoiser.config != self.recipe.model:
+            raise TrainingError(f"{folder} holds {denoiser.config}, but the recipe trains {self.recipe.model}")
+        self._denoiser.load_state_dict(denoiser.state_dict())
+        self._average = WeightAverage(self._denoiser, self.recipe.ema_decay)
 
     def run(self, max_minutes: float | None = None) -> RunResult:
         """Train to the end of the schedule, or until ``max_minutes`` have passed or SIGTERM or SIGINT arrives.

@@ -40,13 +40,16 @@ class FakeTrainer:
     made: "list[FakeTrainer]" = []  # noqa: RUF012  # emptied by the fixture
 
     def __init__(self, recipe, path):
-        self.recipe, self.path, self.resumed_from, self.max_minutes = recipe, path, [], []
+        self.recipe, self.path, self.resumed_from, self.started_from, self.max_minutes = recipe, path, [], [], []
         self.is_finished = True
         FakeTrainer.made.append(self)
 
     def resume(self, checkpoint=None):
         self.resumed_from.append(checkpoint)
         return False
+
+    def start_from(self, folder):
+        self.started_from.append(folder)
 
     def run(self, max_minutes=None):
         self.max_minutes.append(max_minutes)
@@ -100,6 +103,16 @@ def test_resume_and_branch(train, tmp_path):
     assert train("fixed", "--branch-from", str(checkpoint))[1].resumed_from == [checkpoint]
 
 
+def test_a_model_s_weights_may_be_the_start(train, tmp_path):
+    for name, text in (("model", "one"), ("same", "one"), ("other", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(text)
+    _, trainer = train("small", "--tokens", "same", "--init-from", "model")
+    assert ([str(path) for path in trainer.started_from], trainer.resumed_from) == (["model"], [])
+    outcome, _ = train("small", "--tokens", "other", "--init-from", "model", "--out", "elsewhere")
+    assert (outcome.status, "another tokenizer" in outcome.err) == (2, True)
+
+
 def test_an_interrupted_run_says_how_to_go_on(train):
     outcome, _ = train("fixed", "--steps", "77")
     assert outcome.status == 130
@@ -114,6 +127,7 @@ def test_an_interrupted_run_says_how_to_go_on(train):
         (("fixed", "--tokens", "corpus"), ("fixed", "--tokens")),
         (("small", "--tokens", "c", "--objective", "gan"), ("gan", "mask")),
         (("fixed", "--resume", "--branch-from", "x.pt"), ("--resume", "--branch-from")),
+        (("fixed", "--resume", "--init-from", "x"), ("--resume", "--init-from")),
         (("fixed", "--branch-from", "x.pt"), ("x.pt",)),
         (("fixed", "--steps", "10"), ("steps",)),
         (("fixed", "--max-minutes", "0"), ("--max-minutes",)),

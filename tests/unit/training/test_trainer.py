@@ -120,6 +120,19 @@ def test_a_decay_branches_off_a_checkpoint(corpus, whole_run, tmp_path):
     assert [line["lr_multiplier"] for line in lines[1:]] == pytest.approx([k / 8 for k in range(7, 0, -1)], abs=1e-6)
 
 
+def test_a_run_may_start_from_a_finished_model(corpus, whole_run, tmp_path):
+    _, _, whole = whole_run
+    finished, _ = load_folder(whole / "final")
+    trainer = Trainer(tiny_recipe(corpus, seed=6), tmp_path)
+    trainer.start_from(whole / "final")
+    for name, value in trainer.denoiser.state_dict().items():
+        assert torch.equal(value, finished.state_dict()[name])
+    recipe = tiny_recipe(corpus)
+    wider = replace(recipe, model=replace(recipe.model, ffn_width=2 * recipe.model.ffn_width))
+    with pytest.raises(TrainingError, match="recipe trains"):
+        Trainer(wider, tmp_path).start_from(whole / "final")
+
+
 def test_nothing_to_resume(corpus, tmp_path):
     assert not Trainer(tiny_recipe(corpus), tmp_path).resume()
 
