@@ -58,6 +58,23 @@ def test_holes_of_unknown_length_get_both_length_labels():
         assert (canvas.token_ids[is_length] == MASK).all()
 
 
+def test_padded_holes_may_be_filled_up_to_the_length_decoding_starts_with():
+    found = canvases(
+        noiser(whole_rate=0.0, known_length_rate=0.0, merge_rate=0.0, extra_rate=1.0, fill_up_rate=1.0, start_length=12)
+    )
+    sizes = [hole.stop - hole.start for canvas in found for hole in segments(canvas)]
+    contents = [int((canvas.labels[hole] != DELETE).sum()) for canvas in found for hole in segments(canvas)]
+    assert min(contents) < 12
+    assert all(size == 12 for size, content in zip(sizes, contents, strict=True) if content < 12)
+
+
+def test_holes_of_unknown_length_may_be_masked_in_full():
+    for canvas in canvases(noiser(whole_rate=0.0, known_length_rate=0.0, full_rate=1.0)):
+        assert not canvas.is_editable.any()
+    known = canvases(noiser(whole_rate=0.0, known_length_rate=1.0, full_rate=1.0))
+    assert any(canvas.is_editable.any() for canvas in known)
+
+
 def segments(canvas: Canvas) -> list[slice]:
     """The holes of a canvas: runs of masks and editable tokens. One visible token at least keeps them apart."""
     in_hole = [0, *(canvas.is_editable | (canvas.token_ids == MASK)).int().tolist(), 0]

@@ -52,9 +52,14 @@ class InPlaceConfig:
     """Share of holes with delete positions that get as many as make ``start_length`` positions, if they are shorter:
     what the model meets first in use, where the delete labels tell the distribution of the length."""
 
+    full_rate: float = 0.0
+    """Share of holes of unknown length with every token masked, beside those that the count estimator masks fully:
+    only there must the length be told from the text around the hole alone."""
+
     def __post_init__(self) -> None:
         for name in (
             "whole_rate",
+            "full_rate",
             "min_coverage",
             "max_coverage",
             "known_length_rate",
@@ -119,9 +124,11 @@ class InPlaceNoise:
     def _hole(
         self, content: Int[Tensor, " n"], uniform: float, is_known_length: bool, rng: np.random.Generator
     ) -> Canvas:
-        """An exact count of masks, then length noise. Each hole is a block of the estimator."""
+        """An exact count of masks, then length noise. Each hole is a block of the estimator, or full."""
         size = torch.tensor([len(content)])
         count = draw_counts(torch.tensor([uniform], dtype=torch.float64), size)
+        if not is_known_length and self._config.full_rate and rng.random() < self._config.full_rate:
+            count = size
         weight = float(token_weights(count, size, self._noise.weighting, clip=self._noise.clip))
         is_masked = torch.zeros(len(content), dtype=torch.bool)
         is_masked[torch.from_numpy(rng.permutation(len(content))[: int(count)])] = True
