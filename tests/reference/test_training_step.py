@@ -51,13 +51,15 @@ def plain_loop(recipe: Recipe) -> tuple[Denoiser, list[float], list[float]]:
     return model, losses, norms
 
 
-# Muon orthogonalises in bf16 and so magnifies rounding; a wrong rate or decay would move weights elsewhere.
-@pytest.mark.parametrize(("has_muon", "tolerance"), [(False, 1e-4), (True, 0.3)], ids=["adamw", "muon"])
+# Muon orthogonalises in bf16 and so magnifies rounding, more with every step.
+@pytest.mark.parametrize(
+    ("has_muon", "num_steps", "tolerance"), [(False, 4, 1e-4), (True, 2, 0.1)], ids=["adamw", "muon"]
+)
 @pytest.mark.parametrize("objective", [Objective.MASK, Objective.AUTOREGRESSIVE])
-def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective, has_muon, tolerance):
+def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective, has_muon, num_steps, tolerance):
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr(trainer_module, "matmul_peak", lambda precision, device: 1e12)
-    recipe = tiny_recipe(write_corpus(tmp_path), objective, num_steps=4)
+    recipe = tiny_recipe(write_corpus(tmp_path), objective, num_steps=num_steps)
     recipe = replace(
         recipe,
         task=replace(recipe.task, num_block_rows=2, num_in_place_rows=2),

@@ -20,7 +20,7 @@ quicksilver train coder:coder_4m --tokens data/corpus --objective ar
 quicksilver train coder:coder_4m --tokens data/corpus --resume
 quicksilver train coder:coder_4m --tokens data/corpus --init-from quicksilver-coder --out runs/longer
 quicksilver train coder:coder_4m --tokens data/corpus --out runs/short \\
-    --branch-from runs/quicksilver-coder/checkpoints/step-00008000.pt --steps 10000 --decay-steps 2000"""
+    --branch-from runs/quicksilver-coder/checkpoints/step-00001000.pt --steps 1300 --decay-steps 300"""
 _EXTRA_MODULES = ("accelerate", "tensorboard")
 
 

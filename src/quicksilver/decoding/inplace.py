@@ -160,7 +160,7 @@ def _length_tokens(
     """Forbidden and withheld tokens per open position: a length token that may yet come true is only withheld."""
     special = run.spec.special
     index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
-    withheld = withheld_tokens(canvas, lengths, special.expand, special.delete, vocab_size)[index]
+    withheld = withheld_tokens(canvas.take(index), lengths, special.expand, special.delete, vocab_size)
     return run.is_forbidden(vocab_size) & ~withheld, withheld
 
 

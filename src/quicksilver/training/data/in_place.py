@@ -51,7 +51,6 @@ class InPlaceConfig:
     fill_up_rate: float = 0.5
     """Share of holes with delete positions that get as many as make ``start_length`` positions, if they are shorter:
     what the model meets first in use, where the delete labels tell the distribution of the length."""
-
     full_rate: float = 0.0
     """Share of holes of unknown length with every token masked, beside those that the count estimator masks fully:
     only there must the length be told from the text around the hole alone."""
