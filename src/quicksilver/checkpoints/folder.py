@@ -3,6 +3,7 @@
 config.json (Qwen3 keys + ``quicksilver``), model.safetensors, tokenizer.json, generation_config.json.
 """
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -67,6 +68,16 @@ def read_config(folder: Path) -> tuple[DenoiserConfig, DiffusionSpec]:
             f"{path}: special token ids reach {highest}, but the vocabulary has {architecture.vocab_size}"
         )
     return architecture, spec
+
+
+def model_hash(folder: Path) -> str:
+    """sha256 over the configuration, weights and tokenizer of a checkpoint folder."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", TOKENIZER_FILE):
+        digest.update(name.encode())
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Denoiser, DiffusionSpec]:

@@ -49,6 +49,9 @@ def command(
     decay_steps: Annotated[
         int | None, typer.Option(metavar="N", help="Last steps with a falling learning rate, instead of the recipe's.")
     ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of data order and noise, instead of the recipe's.")
+    ] = None,
     max_minutes: Annotated[
         float | None, typer.Option(metavar="M", help="Stop with a checkpoint after this time.")
     ] = None,
@@ -63,6 +66,7 @@ def command(
     if branch_from is not None and not branch_from.is_file():
         raise UsageError(f"no checkpoint {branch_from}")
     built = _schedule(_build(recipe, recipes, tokens, objective), steps, decay_steps)
+    built = built if seed is None else replace(built, seed=seed)
     folder = Path("runs") / built.name if out is None else out
     trainer = _trainer(built, folder)
     if not resume and any((folder / "checkpoints").glob("*.pt")):

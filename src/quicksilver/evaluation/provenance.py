@@ -1,24 +1,11 @@
-"""Where figures come from: which weights, which code, which machine."""
+"""Where figures come from: which code, which machine."""
 
-import hashlib
 import os
 import platform
 import subprocess
 from pathlib import Path
 
 import torch
-
-from quicksilver.checkpoints.folder import TOKENIZER_FILE
-
-
-def model_hash(folder: Path) -> str:
-    """sha256 over the configuration, weights and tokenizer of a checkpoint folder."""
-    digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors", TOKENIZER_FILE):
-        digest.update(name.encode())
-        with (folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def environment() -> dict[str, object]:

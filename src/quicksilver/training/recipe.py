@@ -22,7 +22,7 @@ class Precision(StrEnum):
     """Arithmetic of the matrix products. Master weights and optimizer state are float32 either way."""
 
     AUTO = "auto"
-    """bf16 where the hardware multiplies it natively, else float32; the choice is written into the run's recipe."""
+    """bf16 where the hardware multiplies it faster, else float32; the choice is written into the run's recipe."""
     FLOAT32 = "float32"
     BF16 = "bf16"
 

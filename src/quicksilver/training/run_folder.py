@@ -1,5 +1,7 @@
 """A run's folder: recipe.json, log.jsonl, tensorboard/, checkpoints/ and at the end final/.
 
+origin.json names the model whose weights the run started with, if it was not started with random ones.
+
 A checkpoint is written under a temporary name and renamed, so a killed run leaves whole checkpoints only.
 """
 
@@ -21,10 +23,12 @@ class RunFolder:
         self._num_kept = num_kept_checkpoints
         self._checkpoints = path / "checkpoints"
 
-    def create(self, recipe_json: str) -> None:
-        """Make the folder and write the resolved recipe."""
+    def create(self, recipe_json: str, origin: dict[str, str] | None) -> None:
+        """Make the folder and write the resolved recipe, and the model that the weights come from."""
         self._checkpoints.mkdir(parents=True, exist_ok=True)
         (self.path / "recipe.json").write_text(recipe_json)
+        if origin is not None:
+            (self.path / "origin.json").write_text(json.dumps(origin, indent=2) + "\n")
 
     def checkpoints(self) -> list[Path]:
         """Whole checkpoints, oldest first."""

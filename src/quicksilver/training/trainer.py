@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from quicksilver.checkpoints.folder import load_folder, save_folder
+from quicksilver.checkpoints.folder import load_folder, model_hash, save_folder
 from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.errors import TrainingError
 from quicksilver.models.denoiser import Denoiser
@@ -78,6 +78,7 @@ class Trainer:
         self._model = self._accelerator.prepare(_LossModule(self._denoiser, self._task))
         self._average = WeightAverage(self._denoiser, recipe.ema_decay)
         self._folder = RunFolder(path, recipe.num_kept_checkpoints)
+        self._origin: dict[str, str] | None = None
         self._next_step = 0
         self._tokens_seen = 0
         self._smooth_seconds: float | None = None
@@ -108,6 +109,7 @@ class Trainer:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):  # pyright: ignore[reportArgumentType]
             optimizer.load_state_dict(saved)
         self._average.load_state_dict(state["average"])  # pyright: ignore[reportArgumentType]
+        self._origin = state["origin"]  # pyright: ignore[reportAttributeAccessIssue]
         self._next_step, self._tokens_seen = int(str(state["next_step"])), int(str(state["tokens_seen"]))
         if self._next_step > self.recipe.schedule.num_steps:
             raise TrainingError(
@@ -127,6 +129,7 @@ class Trainer:
             raise TrainingError(f"{folder} holds {denoiser.config}, but the recipe trains {self.recipe.model}")
         self._denoiser.load_state_dict(denoiser.state_dict())
         self._average = WeightAverage(self._denoiser, self.recipe.ema_decay)
+        self._origin = {"model": str(folder), "sha256": model_hash(folder)}
 
     def run(self, max_minutes: float | None = None) -> RunResult:
         """Train to the end of the schedule, or until ``max_minutes`` have passed or SIGTERM or SIGINT arrives.
@@ -142,7 +145,7 @@ class Trainer:
         if later:
             raise TrainingError(f"{later[-1]} is beyond step {self._next_step}; resume from it, or use another --out")
         if self._is_main:
-            self._folder.create(self.recipe.to_json())
+            self._folder.create(self.recipe.to_json(), self._origin)
             self._folder.drop_log_after(self._next_step)
         deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         handlers = self._catch_signals()
@@ -281,6 +284,7 @@ class Trainer:
             return
         state: dict[str, object] = {
             "identity": self.recipe.identity(),
+            "origin": self._origin,
             "next_step": self._next_step,
             "tokens_seen": self._tokens_seen,
             "denoiser": self._denoiser.state_dict(),

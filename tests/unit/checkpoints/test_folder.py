@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quicksilver.checkpoints.folder import load_folder, read_config, save_folder
+from quicksilver.checkpoints.folder import load_folder, model_hash, read_config, save_folder
 from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, NoiseRates, Objective, SpecialIds
 from quicksilver.errors import CheckpointError, ConfigError, UsageError
 from tests.tiny import random_denoiser, tiny_config
+from tests.tiny_checkpoints import save_tiny_checkpoint
 
 SPEC = DiffusionSpec(
     objective=Objective.MASK,
@@ -179,3 +180,12 @@ def test_a_wrong_shape_is_named(folder):
         CheckpointError, match=r"embed_tokens\.weight has shape \[61, 24\], its config\.json says \[60, 24\]"
     ):
         load_folder(folder)
+
+
+def test_the_hash_is_of_the_model_not_of_its_place(tmp_path):
+    one = save_tiny_checkpoint(tmp_path / "one")
+    assert model_hash(one) == model_hash(save_tiny_checkpoint(tmp_path / "two"))
+    assert model_hash(one) != model_hash(save_tiny_checkpoint(tmp_path / "three", seed=1))
+    before = model_hash(one)
+    (one / "tokenizer.json").write_text("{}")
+    assert model_hash(one) != before

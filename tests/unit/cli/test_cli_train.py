@@ -77,7 +77,7 @@ def train(quicksilver, tmp_path, monkeypatch):
 def test_options_reach_recipe_and_trainer(train):
     outcome, trainer = train(
         "tiny_recipes:small", "--tokens", "corpus", "--objective", "ar", "--steps", "50", "--decay-steps", "10",
-        "--max-minutes", "2", "--out", "there",
+        "--max-minutes", "2", "--out", "there", "--seed", "7",
     )  # fmt: skip
     assert (outcome.status, outcome.out) == (0, "")
     assert "finished after 5 steps" in outcome.err
@@ -85,13 +85,14 @@ def test_options_reach_recipe_and_trainer(train):
     assert str(trainer.recipe.task.tokens) == "corpus"
     assert (trainer.recipe.schedule.num_steps, trainer.recipe.schedule.num_decay_steps) == (50, 10)
     assert trainer.recipe.schedule.num_warmup_steps == 1
+    assert trainer.recipe.seed == 7
     assert (trainer.max_minutes, str(trainer.path), trainer.resumed_from) == ([2.0], "there", [])
 
 
 def test_defaults_are_the_recipe_s(train):
     outcome, trainer = train("fixed")
     assert outcome.status == 0
-    assert trainer.recipe.schedule.num_steps == 100
+    assert (trainer.recipe.schedule.num_steps, trainer.recipe.seed) == (100, 0)
     assert str(trainer.path) == "runs/small"
 
 

@@ -82,8 +82,10 @@ def segments(canvas: Canvas) -> list[slice]:
     return [slice(low, high) for low, high in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def test_delete_labels_of_a_hole_share_one_tokens_weight():
-    for canvas in canvases(noiser(whole_rate=0.0, known_length_rate=0.0, merge_rate=0.0, extra_rate=1.0)):
+@pytest.mark.parametrize("share", [1.0, 3.0])
+def test_delete_labels_of_a_hole_share_a_stated_weight(share):
+    rates = {"whole_rate": 0.0, "known_length_rate": 0.0, "merge_rate": 0.0, "extra_rate": 1.0}
+    for canvas in canvases(noiser(**rates, delete_weight=share)):
         for hole in segments(canvas):
             labels, weights = canvas.labels[hole], canvas.weights[hole]
             is_delete, is_masked = labels == DELETE, canvas.token_ids[hole] == MASK
@@ -91,7 +93,8 @@ def test_delete_labels_of_a_hole_share_one_tokens_weight():
             weight = int((~is_delete).sum()) / int(is_content.sum())
             assert 1 <= is_delete.sum() <= 16
             assert weights[is_content].tolist() == pytest.approx([weight] * int(is_content.sum()))
-            assert weights[is_delete].tolist() == pytest.approx([weight / int(is_delete.sum())] * int(is_delete.sum()))
+            num_deletes = int(is_delete.sum())
+            assert weights[is_delete].tolist() == pytest.approx([share * weight / num_deletes] * num_deletes)
             assert not weights[~is_masked].any()
             # They stand at the hole's end.
             assert is_delete.tolist() == sorted(is_delete.tolist())

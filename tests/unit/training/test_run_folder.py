@@ -11,7 +11,7 @@ from quicksilver.training.run_folder import RunFolder
 
 def folder(path, keep: int = 2) -> RunFolder:
     run = RunFolder(path, keep)
-    run.create("{}\n")
+    run.create("{}\n", None)
     return run
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from quicksilver.checkpoints.folder import load_folder
+from quicksilver.checkpoints.folder import load_folder, model_hash
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import TrainingError
 from quicksilver.training import trainer as trainer_module
@@ -127,6 +127,15 @@ def test_a_run_may_start_from_a_finished_model(corpus, whole_run, tmp_path):
     trainer.start_from(whole / "final")
     for name, value in trainer.denoiser.state_dict().items():
         assert torch.equal(value, finished.state_dict()[name])
+    origin = {"model": str(whole / "final"), "sha256": model_hash(whole / "final")}
+    trainer.run(max_minutes=0.0)
+    assert json.loads((tmp_path / "origin.json").read_text()) == origin
+    (tmp_path / "origin.json").unlink()
+    again = Trainer(tiny_recipe(corpus, seed=6), tmp_path)
+    assert again.resume()
+    again.run(max_minutes=0.0)
+    assert json.loads((tmp_path / "origin.json").read_text()) == origin
+    assert not (whole / "origin.json").exists()
     recipe = tiny_recipe(corpus)
     wider = replace(recipe, model=replace(recipe.model, ffn_width=2 * recipe.model.ffn_width))
     with pytest.raises(TrainingError, match="recipe trains"):
