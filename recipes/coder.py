@@ -88,7 +88,15 @@ def _task(tokens: Path, num_block_rows: int, num_in_place_rows: int, rows_per_fo
         num_in_place_rows=num_in_place_rows,
         rows_per_forward=rows_per_forward,
         noise=NoiseConfig(next_token_weight=0.5),
-        in_place=InPlaceConfig(whole_rate=0.5, min_coverage=0.1, max_coverage=0.6),
+        in_place=InPlaceConfig(
+            whole_rate=0.3,
+            min_coverage=0.1,
+            max_coverage=0.6,
+            extra_rate=0.8,
+            fill_up_rate=0.7,
+            full_rate=0.5,
+            delete_weight=3.0,
+        ),
     )
 
 

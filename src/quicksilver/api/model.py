@@ -337,12 +337,11 @@ class Model:
         return [Text(token_ids=seen[0]), *(part for ids in seen[1:] for part in (hole, Text(token_ids=ids)))]
 
     def _psm_room(self, request: InfillRequest) -> int:
-        """Tokens of a hole, eos included."""
-        block_length = self._block_length(request.options.block_length)
+        """Most tokens of a hole; one that is still open then ends there, with finish reason ``length``."""
         cap = request.max_hole_length or min(self.spec.decoding.max_hole_length, self.max_length // 2)
-        used = _NUM_PSM_SENTINELS + _whole_blocks(cap + 1, block_length)
+        used = _NUM_PSM_SENTINELS + _whole_blocks(cap, self._block_length(request.options.block_length))
         self._require_room(used, f"a hole of up to {cap} tokens with its sentinels, in whole blocks,")
-        return cap + 1
+        return cap
 
     def _infill_one_by_one(self, request: InfillRequest, params: SamplingParams) -> Generator[StreamEvent, None, None]:
         room = params.max_tokens or DEFAULT_MAX_TOKENS

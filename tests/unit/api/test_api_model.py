@@ -240,6 +240,7 @@ def test_autoregressive_models_answer_the_same_calls(ar_model):
     assert completion.finish_reason is FinishReason.LENGTH
     filled = ar_model.infill("def mean(", "):\n", max_hole_length=3, seed=0)
     assert filled.text == f"def mean({filled.holes[0].text}):\n"
+    assert len(filled.holes[0].tokens) <= 3
     # Greedy decoding, plainly: append the best token of the last row, special tokens but eos left out.
     tokens = [ar_model.spec.special.file, *ar_model.tokenizer.encode("def mean")]
     start = len(tokens)
