@@ -95,7 +95,6 @@ def _task(tokens: Path, num_block_rows: int, num_in_place_rows: int, rows_per_fo
             extra_rate=0.8,
             fill_up_rate=0.7,
             full_rate=0.5,
-            delete_weight=3.0,
         ),
     )
 

@@ -68,9 +68,8 @@ def test_holes_are_disjoint_apart_and_inside(text, seed, coverage):
 def test_every_view_is_a_sound_document(text, seed, block_length):
     piece = Piece(encoded(text), bool(seed % 2))
     for document in views().block_causal(piece, block_length, np.random.default_rng(seed)):
-        assert (
-            len({len(document.token_ids), len(document.is_target), len(document.blocks), len(document.loss_scale)}) == 1
-        )
+        arrays = (document.token_ids, document.is_target, document.blocks, document.token_share)
+        assert len({len(array) for array in arrays}) == 1
         steps = np.diff(document.blocks)
         assert document.blocks[0] == 0
         assert set(steps.tolist()) <= {0, 1}
@@ -78,11 +77,11 @@ def test_every_view_is_a_sound_document(text, seed, block_length):
         assert not document.is_target[np.isin(document.token_ids, list(SENTINELS))].any()
         is_eos = document.token_ids == SPECIAL.eos
         assert document.is_target[is_eos].all()
-        # All eos of a document weigh as one token, and end it.
+        # All eos of a document count as one token, and end it.
         if is_eos.any():
-            assert abs(float(document.loss_scale[is_eos].sum()) - 1) < 1e-5
+            assert abs(float(document.token_share[is_eos].sum()) - 1) < 1e-5
             assert is_eos[np.argmax(is_eos) :].all()
-        assert (document.loss_scale[~is_eos] == 1).all()
+        assert (document.token_share[~is_eos] == 1).all()
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=30), seeds)

@@ -2,7 +2,8 @@
 
 Source: Wu et al. 2026 (DreamOn, arXiv:2602.01326) and its code at github.com/DreamLM/DreamOn. Differs: a token of its
 own for delete instead of end-of-sequence, so a model may also end a text in a hole; merged positions are removed, not
-hidden from attention; and a mask that stands for content is never merged with one that stands for nothing.
+hidden from attention; a mask that stands for content is never merged with one that stands for nothing; and delete
+labels do not share the loss of one token, which would divide the odds of delete by their number (docs/log.md).
 
 One hole at a time, as 1-D tensors: n content tokens, m canvas positions.
 """
@@ -24,8 +25,6 @@ class LengthNoise(NamedTuple):
     """The content token, ``expand_id`` or ``delete_id`` that belongs at each position."""
     is_masked: Bool[Tensor, " m"]
     """Positions that carry loss; the others show their label."""
-    weights: Float[Tensor, " m"]
-    """Relative loss weights: 1 at masks, all delete labels together share one; 0 at visible tokens."""
     stands_for: Int[Tensor, " m"]
     """Content tokens each position stands for: 0 at delete labels, 2 or more at expand labels."""
 
@@ -67,13 +66,10 @@ def length_noise(
     labels = torch.where(span > 1, expand_id, content[is_head])
     labels = torch.cat([labels, labels.new_full((num_extra,), delete_id)])
     masked = torch.cat([is_masked[is_head], is_masked.new_ones(num_extra)])
-    weights = masked.float()
-    weights[len(span) :] = 1 / max(num_extra, 1)
     return LengthNoise(
         canvas_ids=torch.where(masked, mask_id, labels),
         labels=labels,
         is_masked=masked,
-        weights=weights,
         stands_for=torch.cat([span, span.new_zeros(num_extra)]),
     )
 

@@ -23,7 +23,6 @@ def test_merges_chain_and_deletes_stand_apart():
     assert noise.canvas_ids.tolist() == [0, 13, 0, 0, 0, 0]
     assert noise.is_masked.tolist() == [True, False, True, True, True, True]
     assert noise.stands_for.tolist() == [3, 1, 1, 2, 0, 0]
-    assert noise.weights.tolist() == [1, 0, 1, 1, 0.5, 0.5]
 
 
 def test_no_noise_is_plain_masking():
@@ -31,14 +30,14 @@ def test_no_noise_is_plain_masking():
     noise = length_noise(content, is_masked, 0, torch.zeros(3), 0.0, **IDS)
     assert torch.equal(noise.labels, content)
     assert noise.canvas_ids.tolist() == [0, 0, 12]
-    assert noise.weights.tolist() == [1, 1, 0]
+    assert noise.is_masked.tolist() == [True, True, False]
 
 
 def test_an_empty_hole_is_all_deletes():
     empty = torch.zeros(0, dtype=torch.int64)
     noise = length_noise(empty, empty.bool(), 3, torch.zeros(0), 0.5, **IDS)
     assert noise.labels.tolist() == [2, 2, 2]
-    assert float(noise.weights.sum()) == pytest.approx(1)
+    assert noise.is_masked.all()
     assert length_noise(empty, empty.bool(), 0, torch.zeros(0), 0.5, **IDS).labels.numel() == 0
 
 

@@ -61,7 +61,7 @@ def test_left_to_right_without_prompt():
     assert document.token_ids.tolist() == [SPECIAL.file, 50, 51, 52, 53, 54]
     assert document.blocks.tolist() == [0, 1, 1, 2, 2, 3]
     assert document.is_target.tolist() == [False, True, True, True, True, True]
-    assert document.loss_scale.tolist() == [1] * 6
+    assert document.token_share.tolist() == [1] * 6
 
 
 def test_left_to_right_restarts_the_grid_behind_its_prompt():
@@ -75,14 +75,14 @@ def test_the_end_of_a_file_is_eos_to_the_end_of_the_block():
     assert document.token_ids.tolist() == [SPECIAL.file, 50, 51, 52, 53, 54, 1, 1, 1]
     assert document.blocks.tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2]
     assert document.is_target.tolist() == [False] + [True] * 8
-    assert document.loss_scale[-3:].tolist() == pytest.approx([1 / 3] * 3)
+    assert document.token_share[-3:].tolist() == pytest.approx([1 / 3] * 3)
 
 
 def test_a_response_of_whole_blocks_is_closed_by_a_block_of_eos():
     document = views().left_to_right(Piece(ids(50, 51, 52, 53), True), 4, Fixed(0.9))
     assert document.token_ids[-4:].tolist() == [1] * 4
     assert document.blocks[-5:].tolist() == [1, 2, 2, 2, 2]
-    assert document.loss_scale[-4:].sum() == pytest.approx(1.0)
+    assert document.token_share[-4:].sum() == pytest.approx(1.0)
 
 
 def test_fill_in_the_middle():

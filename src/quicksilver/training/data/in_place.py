@@ -54,8 +54,6 @@ class InPlaceConfig:
     full_rate: float = 0.0
     """Share of holes of unknown length with every token masked, beside those that the count estimator masks fully:
     only there must the length be told from the text around the hole alone."""
-    delete_weight: float = 1.0
-    """Loss weight that the delete positions of a hole share, in tokens."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -75,8 +73,6 @@ class InPlaceConfig:
             raise ConfigError(f"min_coverage {self.min_coverage} exceeds max_coverage {self.max_coverage}")
         if min(self.max_extra, self.start_length) < 1:
             raise ConfigError("max_extra and start_length must be at least 1")
-        if self.delete_weight <= 0:
-            raise ConfigError(f"delete_weight must be positive, got {self.delete_weight}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +128,13 @@ class InPlaceNoise:
         count = draw_counts(torch.tensor([uniform], dtype=torch.float64), size)
         if not is_known_length and self._config.full_rate and rng.random() < self._config.full_rate:
             count = size
-        weight = float(token_weights(count, size, self._noise.weighting, clip=self._noise.clip))
         is_masked = torch.zeros(len(content), dtype=torch.bool)
         is_masked[torch.from_numpy(rng.permutation(len(content))[: int(count)])] = True
         hole = self._length_noise(content, is_masked, is_known_length, rng)
-        weights = weight * hole.weights
-        weights[hole.stands_for == 0] *= self._config.delete_weight
-        return Canvas(hole.canvas_ids, hole.labels, weights, ~hole.is_masked)
+        # By what the model sees, masks and canvas, never by a label: that would bias the probability of delete.
+        num_masks, num_positions = hole.is_masked.sum()[None], torch.tensor([len(hole.labels)])
+        weight = token_weights(num_masks, num_positions, self._noise.weighting, clip=self._noise.clip)
+        return Canvas(hole.canvas_ids, hole.labels, hole.is_masked * weight.float(), ~hole.is_masked)
 
     def _length_noise(
         self, content: Int[Tensor, " n"], is_masked: Bool[Tensor, " n"], is_known_length: bool, rng: np.random.Generator

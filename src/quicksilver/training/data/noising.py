@@ -139,9 +139,9 @@ def noise_training_pair(
         visible = edited.token_ids
         weights = weights + edited.is_corrupted + config.keep_weight * edited.is_kept_sample
     clean = next_token_targets(rows)
-    weights = torch.cat([weights * rows.loss_scale, config.next_token_weight * clean.weights], dim=1)
+    weights = torch.cat([weights, config.next_token_weight * clean.weights], dim=1)
     labels = torch.cat([rows.token_ids, clean.labels], dim=1)
-    bound_weights = torch.cat([bound_weights * rows.loss_scale, torch.zeros_like(clean.weights)], dim=1)
+    bound_weights = torch.cat([bound_weights * rows.token_share, torch.zeros_like(clean.weights)], dim=1)
     is_trained = weights > 0
     return MicroBatch(
         token_ids=torch.cat([torch.where(is_masked, spec.special.mask, visible), rows.token_ids], dim=1),
@@ -162,14 +162,14 @@ class NextTokens(NamedTuple):
 
     labels: Int[Tensor, "R L"]
     weights: Float[Tensor, "R L"]
-    """The label's loss scale; zero where the next token is no target."""
+    """1, or 0 where the next token is no target."""
 
 
 def next_token_targets(rows: PackedRows) -> NextTokens:
     """Labels and weights of next-token prediction over clean rows."""
     follows = rows.is_target[:, 1:] & (rows.documents[:, 1:] == rows.documents[:, :-1])
     is_trained = torch.cat([follows, torch.zeros_like(follows[:, :1])], dim=1)
-    return NextTokens(torch.roll(rows.token_ids, -1, dims=1), torch.roll(rows.loss_scale, -1, dims=1) * is_trained)
+    return NextTokens(torch.roll(rows.token_ids, -1, dims=1), is_trained.float())
 
 
 def autoregressive_batch(rows: PackedRows) -> MicroBatch:

@@ -28,12 +28,12 @@ class PackedRows:
     """Block number within the document."""
     slots: Int[Tensor, "R L"]
     """Block number within the row, for the estimator; -1 on padding."""
-    loss_scale: Float[Tensor, "R L"]
+    token_share: Float[Tensor, "R L"]
 
     @property
     def num_targets(self) -> int:
         """Tokens that may carry loss; the eos fill of a document counts as one."""
-        return round(float((self.is_target * self.loss_scale).sum()))
+        return round(float((self.is_target * self.token_share).sum()))
 
 
 def pack_rows(rows: Sequence[Sequence[Document]], length: int, pad: int) -> PackedRows:
@@ -43,7 +43,7 @@ def pack_rows(rows: Sequence[Sequence[Document]], length: int, pad: int) -> Pack
     is_target = np.zeros(shape, dtype=bool)
     documents, positions, blocks = (np.zeros(shape, dtype=np.int64) for _ in range(3))
     slots = np.full(shape, -1, dtype=np.int64)
-    loss_scale = np.zeros(shape, dtype=np.float32)
+    token_share = np.zeros(shape, dtype=np.float32)
     for row, packed in enumerate(rows):
         start, slot = 0, 0
         for number, document in enumerate(packed):
@@ -57,10 +57,10 @@ def pack_rows(rows: Sequence[Sequence[Document]], length: int, pad: int) -> Pack
             positions[row, at] = np.arange(size)
             blocks[row, at] = document.blocks[:size]
             slots[row, at] = slot + document.blocks[:size]
-            loss_scale[row, at] = document.loss_scale[:size]
+            token_share[row, at] = document.token_share[:size]
             slot += int(document.blocks[size - 1]) + 1
             start += size
         documents[row, start:] = len(packed)
         positions[row, start:] = np.arange(length - start)
-    arrays = (token_ids, is_target, documents, positions, blocks, slots, loss_scale)
+    arrays = (token_ids, is_target, documents, positions, blocks, slots, token_share)
     return PackedRows(*map(torch.from_numpy, arrays))

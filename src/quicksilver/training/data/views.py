@@ -7,9 +7,9 @@
 * in place: ``<canvas>`` code with holes, all positions seeing each other (one block).
 
 The block grid starts at the document's first token and anew at the response, as it does when a prompt is served. The
-tail of the response's last block is filled with ``<eos>`` because the server's last block is always whole; all
-``<eos>`` of a document share the loss of one token, so the model is not trained on fill. Fill-in-the-middle follows
-Bavarian et al. 2022 (arXiv:2207.14255).
+tail of the response's last block is filled with ``<eos>`` because the server's last block is always whole, and no
+further. Each weighs as much as a token: a weight that depends on the label would bias the probability of the end, and
+texts would come out too long (docs/log.md). Fill-in-the-middle follows Bavarian et al. 2022 (arXiv:2207.14255).
 """
 
 from collections.abc import Callable
@@ -52,8 +52,8 @@ class Document:
     """May be noised, and carries loss. Sentinels do not."""
     blocks: np.ndarray
     """Non-decreasing block number within the document."""
-    loss_scale: np.ndarray
-    """1, or the share of one token that each ``<eos>`` of the fill carries."""
+    token_share: np.ndarray
+    """1, or for each ``<eos>`` of the fill its share of the one token that all count for in figures."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -90,13 +90,13 @@ def prompt_response(
     head_blocks = _grid(len(head), block_length)
     blocks = np.concatenate([head_blocks, _grid(len(tail), block_length, first=int(head_blocks[-1]) + 1)])
     token_ids = np.concatenate([head, tail])
-    loss_scale = np.ones(len(token_ids), dtype=np.float32)
+    token_share = np.ones(len(token_ids), dtype=np.float32)
     if fill:
-        loss_scale[-fill:] = 1.0 / fill
+        token_share[-fill:] = 1.0 / fill
     is_target = ~np.isin(token_ids, list(sentinels))
     if not is_prompt_trained:
         is_target[: len(head)] = False
-    return Document(token_ids, is_target, blocks, loss_scale)
+    return Document(token_ids, is_target, blocks, token_share)
 
 
 class Views:
