@@ -92,9 +92,6 @@ def _task(tokens: Path, num_block_rows: int, num_in_place_rows: int, rows_per_fo
             whole_rate=0.3,
             min_coverage=0.1,
             max_coverage=0.6,
-            extra_rate=0.8,
-            fill_up_rate=0.7,
-            full_rate=0.5,
         ),
     )
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from quicksilver.diffusion.counter_rng import counter_uniform
 from quicksilver.diffusion.edit import edit_noise
 from quicksilver.diffusion.estimator import draw_counts, mask_exact_count, stratified_uniforms, target_counts
-from quicksilver.diffusion.variable_length import apply_length_tokens, length_noise
+from quicksilver.diffusion.variable_length import LengthNoise, apply_length_tokens, length_noise, start_noise
 
 IDS = {"mask_id": 0, "expand_id": 1, "delete_id": 2}
 FIRST_CONTENT_ID = 3
@@ -38,6 +38,19 @@ def test_length_noise_round_trips(
     assert torch.equal(noise.labels, right_answers(content, noise.stands_for))
     assert torch.equal(noise.canvas_ids == IDS["mask_id"], noise.is_masked)
     assert noise.is_masked[noise.labels == IDS["delete_id"]].all()
+    assert_undone(noise, content)
+
+
+@given(st.integers(0, 40), st.integers(1, 9))
+def test_a_first_canvas_round_trips(length: int, num_positions: int):
+    content = 10 + torch.arange(length)
+    noise = start_noise(content, num_positions, **IDS)
+    assert torch.equal(noise.labels, right_answers(content, noise.stands_for))
+    assert_undone(noise, content)
+
+
+def assert_undone(noise: LengthNoise, content: torch.Tensor) -> None:
+    """A perfect denoiser restores the content in about log2 of the longest chain steps."""
     canvas, masked, stands_for = noise.canvas_ids, noise.is_masked, noise.stands_for
     for _ in range(1 + int(noise.stands_for.max() if len(noise.stands_for) else 0).bit_length()):
         answers = right_answers(content, stands_for)

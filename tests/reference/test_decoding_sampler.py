@@ -94,8 +94,8 @@ def plain_infill(
             gone.add(i)
             budget -= 1
         length, doubled = len(hole) - len(gone), set()
-        for i in rows:
-            if i not in gone and budget > 0 and length < 6 and chance[i].get(EXPAND, 0.0) > level:
+        for i in reversed(rows):
+            if i not in gone and budget > 0 and length < 6 and chance[i].get(EXPAND, 0.0) > 1 - level:
                 doubled.add(i)
                 budget, length = budget - 1, length + 1
         if gone or doubled:

@@ -1,10 +1,11 @@
 """How a hole of unknown length finds it: by the probabilities of expand and delete, before tokens are written.
 
 The delete positions of a hole are its last ones (``diffusion.variable_length``), so "position i is deleted" says "the
-hole has at most i tokens": over a hole of masks the probabilities of delete are the length's distribution function.
-All trailing masks more likely deleted than not go at once, which leaves the median. Differs from DreamOn (Wu et al.,
-arXiv:2602.01326), where delete competes with tokens for the most confident commit: being sure of an end is easier than
-being sure of a token, so holes came out too short.
+hole has at most i tokens"; the expand positions are its last ones too, so "position i expands" says how long it is at
+least. Over a hole of masks these probabilities are the length's distribution function. All trailing masks more likely
+deleted than not go at once, and all more likely expanded than not double, which leads to the median. Differs from
+DreamOn (Wu et al., arXiv:2602.01326), where delete competes with tokens for the most confident commit: being sure of an
+end is easier than being sure of a token, so holes came out too short.
 """
 
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ class HoleLength:
     changes_left: int
     """0 for a hole of known length. The budget ends any oscillation between expand and delete."""
     level: float = MEDIAN
-    """Probability from which a change is made: one half, or one draw per request and hole when sampling, by which the
+    """Quantile of the length that is taken: one half, or one draw per request and hole when sampling, by which the
     length is a sample of its distribution."""
 
     @property
@@ -56,7 +57,7 @@ def length_changes(
 ) -> Int[Tensor, " L"]:
     """+1 where a mask expands, -1 where it is deleted, 0 elsewhere; ``lengths`` takes note.
 
-    Deletes go from a hole's end to its first mask that stays, expands from its start; both stop at the hole's limits.
+    Both go from a hole's end, deletes to the first mask that stays, and stop at the hole's limits.
 
     Args:
         canvas: the canvas the probabilities were predicted for.
@@ -72,8 +73,8 @@ def length_changes(
                 break
             change[position] = -1
             entry.change(-1)
-        for position in positions:
-            is_due = canvas.is_masked[position] and expand[position] > entry.level and change[position] == 0
+        for position in reversed(positions):
+            is_due = canvas.is_masked[position] and expand[position] > 1 - entry.level and change[position] == 0
             if is_due and entry.may_expand:
                 change[position] = 1
                 entry.change(1)

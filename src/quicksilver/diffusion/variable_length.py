@@ -74,6 +74,30 @@ def length_noise(
     )
 
 
+def start_noise(
+    content: Int[Tensor, " n"], num_positions: int, *, mask_id: int, expand_id: int, delete_id: int
+) -> LengthNoise:
+    """A hole as decoding meets it first: m = ``num_positions`` masks, whatever its length n.
+
+    If n < m the last m - n positions are deleted. Else every position stands for n // m tokens and the last n % m for
+    one more. So position i is deleted if n <= i, and below 2m tokens it expands if n >= 2m - i: the probabilities of
+    these labels are the length's distribution function.
+
+    Raises:
+        ConfigError: there is no position.
+    """
+    if num_positions < 1:
+        raise ConfigError(f"a hole starts with at least one position, got {num_positions}")
+    each, more = divmod(len(content), num_positions)
+    place = torch.arange(num_positions)
+    stands_for = each + (place >= num_positions - more).long() if each else (place < more).long()
+    first = (stands_for.cumsum(0) - stands_for).clamp(max=max(len(content) - 1, 0))
+    single = content[first] if len(content) else torch.full((num_positions,), delete_id)
+    labels = torch.where(stands_for > 1, expand_id, torch.where(stands_for == 0, delete_id, single))
+    is_masked = torch.ones(num_positions, dtype=torch.bool)
+    return LengthNoise(torch.full_like(labels, mask_id), labels, is_masked, stands_for)
+
+
 def apply_length_tokens(
     canvas_ids: Int[Tensor, " m"],
     is_masked: Bool[Tensor, " m"],

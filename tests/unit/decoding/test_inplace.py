@@ -48,7 +48,7 @@ class Always:
 
 class GrowTo:
     """Knows that ``length`` tokens 10, 11, ... belong between 20 and 21: what is too much is deleted from the end, what
-    is missing is expanded from the start, as in training."""
+    is missing is expanded there, as in training."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -61,7 +61,7 @@ class GrowTo:
             offset = position - left - 1
             missing = self.length - (right - left - 1)
             want = 10 + offset
-            if offset < missing:
+            if offset >= self.length - 2 * missing:
                 want = EXPAND
             elif offset >= self.length:
                 want = DELETE
@@ -167,10 +167,10 @@ def test_trace_and_resizes_of_an_expand() -> None:
     events = list(infill(GrowTo(4), fake_spec(), (text(20), Hole(), text(21)), params))
     assert [e for e in events if isinstance(e, Resize)] == [
         Resize(hole=0, start=0, added=3),
-        Resize(hole=0, start=0, added=1),
+        Resize(hole=0, start=2, added=1),
     ]
     result = final_result(events)
-    assert (result.trace[0].step, result.trace[0].position, result.trace[0].token_id) == (1, 2, EXPAND)
+    assert (result.trace[0].step, result.trace[0].position, result.trace[0].token_id) == (1, 4, EXPAND)
     frames = [event for event in events if isinstance(event, Frame)]
     assert [len(frame.token_ids) for frame in frames] == [7] * 5
     assert frames[0].hole == (-1, -1, 0, 0, 0, 0, -1)
@@ -220,6 +220,33 @@ def test_sampled_lengths_follow_their_distribution() -> None:
         counts[len(final_result(infill(LengthTail(), spec, (text(20), Hole()), params)).holes[0])] += 1
     # P(at most 1, 2, 3 tokens) = 0.3, 0.6, 0.9; four standard deviations of 400 draws are 0.1.
     for seen, chance in zip(counts, (0.0, 0.3, 0.3, 0.3, 0.1), strict=True):
+        assert abs(seen / 400 - chance) < 0.1
+
+
+class LengthHead:
+    """Four masks after 20 expand at 0, 0.1, 0.4, 0.7, so there are at least 5, 6, 7 tokens at 0.7, 0.4, 0.1; more
+    masks are tokens."""
+
+    def __call__(self, token_ids: Tensor, block_ids: Tensor) -> Tensor:
+        logits = torch.full((token_ids.shape[0], VOCAB), -50.0)
+        logits[:, 10] = 0.0
+        masks = (token_ids == MASK).nonzero()[:, 0].tolist()
+        for position, chance in zip(masks if len(masks) == 4 else [], (0.0, 0.1, 0.4, 0.7), strict=False):
+            logits[position, 10] = math.log(1 - chance)
+            logits[position, EXPAND] = math.log(max(chance, 1e-20))
+        return logits
+
+
+def test_lengths_beyond_the_first_masks_follow_their_distribution_too() -> None:
+    spec = replace(fake_spec(), decoding=replace(fake_spec().decoding, hole_length=4))
+    template = (text(20), Hole(max_length=8))
+    median = final_result(infill(LengthHead(), spec, template, SamplingParams(policy=ALL_AT_ONCE)))
+    assert len(median.holes[0]) == 5
+    counts = [0] * 4
+    for seed in range(400):
+        params = SamplingParams(policy=ALL_AT_ONCE, temperature=1.0, seed=seed)
+        counts[len(final_result(infill(LengthHead(), spec, template, params)).holes[0]) - 4] += 1
+    for seen, chance in zip(counts, (0.3, 0.3, 0.3, 0.1), strict=True):
         assert abs(seen / 400 - chance) < 0.1
 
 

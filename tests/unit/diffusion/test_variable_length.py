@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quicksilver.diffusion.variable_length import apply_length_tokens, length_noise
+from quicksilver.diffusion.variable_length import apply_length_tokens, length_noise, start_noise
 from quicksilver.errors import ConfigError
 
 IDS = {"mask_id": 0, "expand_id": 1, "delete_id": 2}
@@ -58,3 +58,28 @@ def test_a_literal_mask_token_in_the_content_stays_visible():
 def test_bad_parameters():
     with pytest.raises(ConfigError, match="num_extra"):
         length_noise(torch.tensor([5]), torch.tensor([True]), -1, torch.zeros(1), 0.5, **IDS)
+
+
+@pytest.mark.parametrize(
+    ("length", "labels"),
+    [
+        (0, [2, 2, 2, 2]),
+        (3, [10, 11, 12, 2]),
+        (4, [10, 11, 12, 13]),
+        (6, [10, 11, 1, 1]),
+        (8, [1, 1, 1, 1]),
+        (11, [1, 1, 1, 1]),
+    ],
+)
+def test_the_labels_of_a_first_canvas_tell_its_length(length, labels):
+    noise = start_noise(torch.arange(10, 10 + length), 4, **IDS)
+    assert noise.labels.tolist() == labels
+    assert noise.canvas_ids.tolist() == [0] * 4
+    assert noise.is_masked.all()
+    assert noise.stands_for.sum() == length
+    assert noise.stands_for.max() - noise.stands_for.min() <= 1
+
+
+def test_a_first_canvas_needs_a_position():
+    with pytest.raises(ConfigError, match="at least one position"):
+        start_noise(torch.arange(3), 0, **IDS)

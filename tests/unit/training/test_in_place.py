@@ -49,7 +49,7 @@ def test_holes_of_known_length_have_no_length_labels():
 
 
 def test_holes_of_unknown_length_get_both_length_labels():
-    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0))
+    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0, start_rate=0.0))
     labels = torch.cat([canvas.labels for canvas in found])
     assert (labels == EXPAND).sum() > 20
     assert (labels == DELETE).sum() > 20
@@ -58,20 +58,15 @@ def test_holes_of_unknown_length_get_both_length_labels():
         assert (canvas.token_ids[is_length] == MASK).all()
 
 
-def test_padded_holes_may_be_filled_up_to_the_length_decoding_starts_with():
-    found = canvases(
-        noiser(whole_rate=0.0, known_length_rate=0.0, merge_rate=0.0, extra_rate=1.0, fill_up_rate=1.0, start_length=12)
-    )
-    sizes = [hole.stop - hole.start for canvas in found for hole in segments(canvas)]
-    contents = [int((canvas.labels[hole] != DELETE).sum()) for canvas in found for hole in segments(canvas)]
-    assert min(contents) < 12
-    assert all(size == 12 for size, content in zip(sizes, contents, strict=True) if content < 12)
-
-
-def test_holes_of_unknown_length_may_be_masked_in_full():
-    for canvas in canvases(noiser(whole_rate=0.0, known_length_rate=0.0, full_rate=1.0)):
-        assert not canvas.is_editable.any()
-    known = canvases(noiser(whole_rate=0.0, known_length_rate=1.0, full_rate=1.0))
+def test_holes_may_look_as_decoding_meets_them_first():
+    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0, start_rate=1.0, start_length=6))
+    holes = [(canvas, hole) for canvas in found for hole in segments(canvas)]
+    for canvas, hole in holes:
+        assert hole.stop - hole.start == 6
+        assert (canvas.token_ids[hole] == MASK).all()
+    labels = torch.cat([canvas.labels[hole] for canvas, hole in holes])
+    assert min((labels == EXPAND).sum(), (labels == DELETE).sum()) > 20
+    known = canvases(noiser(whole_rate=0.0, known_length_rate=1.0, start_rate=1.0))
     assert any(canvas.is_editable.any() for canvas in known)
 
 
@@ -83,7 +78,8 @@ def segments(canvas: Canvas) -> list[slice]:
 
 
 def test_labels_of_a_hole_weigh_alike():
-    for canvas in canvases(noiser(whole_rate=0.0, known_length_rate=0.0, extra_rate=1.0)):
+    rates = {"whole_rate": 0.0, "known_length_rate": 0.0, "start_rate": 0.0, "extra_rate": 1.0}
+    for canvas in canvases(noiser(**rates)):
         for hole in segments(canvas):
             labels, weights = canvas.labels[hole], canvas.weights[hole]
             is_delete, is_masked = labels == DELETE, canvas.token_ids[hole] == MASK

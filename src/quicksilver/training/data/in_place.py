@@ -14,7 +14,7 @@ from torch import Tensor
 
 from quicksilver.diffusion.estimator import draw_counts, token_weights
 from quicksilver.diffusion.spec import SpecialIds
-from quicksilver.diffusion.variable_length import LengthNoise, length_noise
+from quicksilver.diffusion.variable_length import LengthNoise, length_noise, start_noise
 from quicksilver.errors import ConfigError
 from quicksilver.models.topology import Topology
 from quicksilver.training.batch import MicroBatch
@@ -45,27 +45,23 @@ class InPlaceConfig:
     extra_rate: float = 0.7
     """Share of holes of unknown length with delete positions at their end."""
     max_extra: int = 16
-    """Most delete positions of a hole, unless it is filled up."""
+    """Most delete positions of a hole."""
     start_length: int = 16
     """Masks that decoding starts a hole with; the spec's ``hole_length``."""
-    fill_up_rate: float = 0.5
-    """Share of holes with delete positions that get as many as make ``start_length`` positions, if they are shorter:
-    what the model meets first in use, where the delete labels tell the distribution of the length."""
-    full_rate: float = 0.0
-    """Share of holes of unknown length with every token masked, beside those that the count estimator masks fully:
-    only there must the length be told from the text around the hole alone."""
+    start_rate: float = 0.5
+    """Share of holes of unknown length that look as decoding meets them first: ``start_length`` masks, whatever their
+    length. Only there must it be told from the text around the hole alone. The rates above are of the others."""
 
     def __post_init__(self) -> None:
         for name in (
             "whole_rate",
-            "full_rate",
             "min_coverage",
             "max_coverage",
             "known_length_rate",
             "merge_rate",
             "max_merge_rate",
             "extra_rate",
-            "fill_up_rate",
+            "start_rate",
         ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
@@ -123,34 +119,28 @@ class InPlaceNoise:
     def _hole(
         self, content: Int[Tensor, " n"], uniform: float, is_known_length: bool, rng: np.random.Generator
     ) -> Canvas:
-        """An exact count of masks, then length noise. Each hole is a block of the estimator, or full."""
-        size = torch.tensor([len(content)])
-        count = draw_counts(torch.tensor([uniform], dtype=torch.float64), size)
-        if not is_known_length and self._config.full_rate and rng.random() < self._config.full_rate:
-            count = size
-        is_masked = torch.zeros(len(content), dtype=torch.bool)
-        is_masked[torch.from_numpy(rng.permutation(len(content))[: int(count)])] = True
-        hole = self._length_noise(content, is_masked, is_known_length, rng)
+        """Noise and weights of one hole, a block of the estimator."""
+        hole = self._noisy(content, uniform, is_known_length, rng)
         # By what the model sees, masks and canvas, never by a label: that would bias the probability of delete.
         num_masks, num_positions = hole.is_masked.sum()[None], torch.tensor([len(hole.labels)])
         weight = token_weights(num_masks, num_positions, self._noise.weighting, clip=self._noise.clip)
         return Canvas(hole.canvas_ids, hole.labels, hole.is_masked * weight.float(), ~hole.is_masked)
 
-    def _length_noise(
-        self, content: Int[Tensor, " n"], is_masked: Bool[Tensor, " n"], is_known_length: bool, rng: np.random.Generator
+    def _noisy(
+        self, content: Int[Tensor, " n"], uniform: float, is_known_length: bool, rng: np.random.Generator
     ) -> LengthNoise:
+        """As decoding starts, or an exact count of masks under length noise."""
         config = self._config
+        if not is_known_length and rng.random() < config.start_rate:
+            return start_noise(content, config.start_length, **self._ids)
+        count = draw_counts(torch.tensor([uniform], dtype=torch.float64), torch.tensor([len(content)]))
+        is_masked = torch.zeros(len(content), dtype=torch.bool)
+        is_masked[torch.from_numpy(rng.permutation(len(content))[: int(count)])] = True
         draws = torch.from_numpy(rng.random(len(content)))
         if is_known_length:
             return length_noise(content, is_masked, 0, draws, 0.0, **self._ids)
         merge_rate = rng.uniform(0.0, config.max_merge_rate) if rng.random() < config.merge_rate else 0.0
-        hole = length_noise(content, is_masked, 0, draws, merge_rate, **self._ids)
-        if rng.random() >= config.extra_rate:
-            return hole
-        num_extra = int(rng.integers(1, config.max_extra + 1))
-        missing = config.start_length - len(hole.canvas_ids)
-        if missing > 0 and rng.random() < config.fill_up_rate:
-            num_extra = missing
+        num_extra = int(rng.integers(1, config.max_extra + 1)) if rng.random() < config.extra_rate else 0
         return length_noise(content, is_masked, num_extra, draws, merge_rate, **self._ids)
 
 
