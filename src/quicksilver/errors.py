@@ -6,6 +6,7 @@ QuicksilverError
 │   ├── InputError        a prompt, template or file cannot be used
 │   └── CheckpointError   a model folder is missing, incomplete or contradicts itself
 ├── CorpusError           the corpus could not be rebuilt as pinned
+├── EngineError           the engine's accounts are wrong, or a resource is spent
 └── TrainingError         a run cannot start, resume or go on
 """
 
@@ -32,6 +33,10 @@ class CheckpointError(UsageError):
 
 class CorpusError(QuicksilverError):
     """The corpus could not be rebuilt as pinned."""
+
+
+class EngineError(QuicksilverError):
+    """The engine lacks a resource, or its accounts contradict each other."""
 
 
 class TrainingError(QuicksilverError):

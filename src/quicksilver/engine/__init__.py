@@ -1,0 +1,1 @@
+"""The inference engine: many requests in one batch, the same tokens as the reference samplers."""
