@@ -7,6 +7,7 @@ QuicksilverError
 │   └── CheckpointError   a model folder is missing, incomplete or contradicts itself
 ├── CorpusError           the corpus could not be rebuilt as pinned
 ├── EngineError           the engine's accounts are wrong, or a resource is spent
+│   └── OverloadedError   the queue is full; try again later
 └── TrainingError         a run cannot start, resume or go on
 """
 
@@ -37,6 +38,10 @@ class CorpusError(QuicksilverError):
 
 class EngineError(QuicksilverError):
     """The engine lacks a resource, or its accounts contradict each other."""
+
+
+class OverloadedError(EngineError):
+    """The queue is full; the same request may be accepted later."""
 
 
 class TrainingError(QuicksilverError):

@@ -1,0 +1,278 @@
+"""Which rows of which requests go into the next forward. Plain Python, no tensors.
+
+A request has tokens that are final (its prompt and what it has committed) and behind them a window that it is
+denoising. The keys and values of final tokens are computed once, by *context rows*; the window is computed anew at each
+step. Prefill and the commit of a finished block are the same thing to the scheduler: context rows that are not cached
+yet. They share the forward of the next window where both fit, so a commit costs no forward of its own.
+
+Requests that have waited longest go first, counted in forwards and not in tokens, because how many forwards a request
+takes is not known beforehand. A window is never split, since its rows see each other.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from quicksilver.engine.pages import PagePool, PageTable
+from quicksilver.errors import ConfigError, EngineError, OverloadedError
+
+
+@runtime_checkable
+class Job(Protocol):
+    """What the scheduler reads of a request. All numbers are positions."""
+
+    @property
+    def job_id(self) -> int:
+        """Unique; smaller ids came earlier."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Smaller goes first among requests that have waited equally long, and is preempted later."""
+        ...
+
+    @property
+    def context_ids(self) -> Sequence[int]:
+        """All final tokens, prompt included."""
+        ...
+
+    @property
+    def num_window(self) -> int:
+        """Rows of the window."""
+        ...
+
+    @property
+    def num_masks(self) -> int:
+        """Masks of the window: nearly finished windows go first."""
+        ...
+
+    @property
+    def most_positions(self) -> int:
+        """Positions the request can ever need."""
+        ...
+
+    @property
+    def alignment(self) -> int:
+        """Context rows are computed in multiples of this, up to their end: the block length where the rows of a block
+        see each other, else 1."""
+        ...
+
+    @property
+    def salt(self) -> bytes | None:
+        """Requests of equal salt share keys and values of equal beginnings; None: nothing of this one is cached."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SchedulerConfig:
+    """Limits of one engine."""
+
+    row_budget: int
+    """Rows of one forward, from the measured cost curve. A single window may exceed it."""
+    max_running: int = 64
+    max_waiting: int = 1024
+
+    def __post_init__(self) -> None:
+        for name in ("row_budget", "max_running", "max_waiting"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One request's rows in a forward."""
+
+    job_id: int
+    num_cached: int
+    """Context positions whose keys and values are there already."""
+    num_context: int
+    """Context rows of this forward, behind them."""
+    has_window: bool
+    """Whether the window's rows follow. If so, all context is cached or among the rows."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Entry:
+    job: Job
+    table: PageTable
+    forwards_waited: int = 0
+    num_preemptions: int = 0
+
+    @property
+    def standing(self) -> tuple[int, int]:
+        """Who keeps its pages when they run out: smaller."""
+        return self.job.priority, self.job.job_id
+
+    @property
+    def rank(self) -> tuple[int, int, int, int]:
+        """Who goes first into a forward: smaller."""
+        return -self.forwards_waited, self.job.priority, self.job.num_masks, self.job.job_id
+
+
+@dataclass(kw_only=True, slots=True)
+class SchedulerCounters:
+    """What happened so far."""
+
+    num_preemptions: int = 0
+    num_adopted_positions: int = 0
+    """Context positions taken over from the prefix cache."""
+
+
+class Scheduler:
+    """Queues, pages and the plan of each forward."""
+
+    def __init__(self, config: SchedulerConfig, pool: PagePool) -> None:
+        self._config, self._pool = config, pool
+        self._waiting: deque[_Entry] = deque()
+        self._running: dict[int, _Entry] = {}
+        self.counters = SchedulerCounters()
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def add(self, job: Job) -> None:
+        """Queue a request.
+
+        Raises:
+            OverloadedError: the queue is full.
+            ConfigError: the page pool is too small for this request alone.
+        """
+        if len(self._waiting) >= self._config.max_waiting:
+            raise OverloadedError(f"{len(self._waiting)} requests are waiting, the most allowed (max_waiting)")
+        pages = -(-job.most_positions // self._pool.page_size)
+        if job.salt is not None and pages > self._pool.num_pages:
+            raise ConfigError(
+                f"a request of up to {job.most_positions} positions needs {pages} pages of {self._pool.page_size}, "
+                f"the pool has {self._pool.num_pages} (num_pages)"
+            )
+        self._waiting.append(_Entry(job=job, table=PageTable(self._pool, job.salt or b"")))
+
+    def remove(self, job_id: int) -> None:
+        """Forget a request that is finished or aborted; its pages are free from now on.
+
+        Raises:
+            EngineError: there is no such request.
+        """
+        entry = self._running.pop(job_id, None)
+        if entry is None:
+            entry = next((each for each in self._waiting if each.job.job_id == job_id), None)
+            if entry is None:
+                raise EngineError(f"no request {job_id}")
+            self._waiting.remove(entry)
+        entry.table.release()
+
+    def table(self, job_id: int) -> PageTable:
+        """The pages of a running request."""
+        return self._running[job_id].table
+
+    def plan(self) -> list[Step]:
+        """The rows of the next forward, in order of job id; empty only if there is no request."""
+        self._admit()
+        left = self._config.row_budget
+        steps: list[Step] = []
+        chosen: set[int] = set()
+        for entry in sorted(self._running.values(), key=lambda each: each.rank):
+            if entry.job.job_id not in self._running:
+                continue  # preempted for the sake of one before it
+            step = self._step(entry, left, is_first=not steps)
+            if step is None or not self._make_room(entry, step, chosen):
+                entry.forwards_waited += 1
+                continue
+            steps.append(step)
+            chosen.add(entry.job.job_id)
+            left -= step.num_context + (entry.job.num_window if step.has_window else 0)
+            entry.forwards_waited = 0
+        return sorted(steps, key=lambda each: each.job_id)
+
+    def done(self, step: Step) -> None:
+        """The forward has run: the step's context rows are cached."""
+        entry = self._running.get(step.job_id)
+        if entry is not None and entry.job.salt is not None:
+            entry.table.finish(entry.job.context_ids[: step.num_cached + step.num_context])
+
+    def reopen(self, job_id: int, position: int) -> None:
+        """An edit changed a final token: its keys and values and all behind them must be computed again."""
+        self._running[job_id].table.reopen(position)
+
+    def _admit(self) -> None:
+        self._waiting = deque(sorted(self._waiting, key=lambda each: each.standing))
+        while self._waiting and len(self._running) < self._config.max_running:
+            entry = self._waiting[0]
+            if entry.job.salt is not None:
+                entry.table.adopt_prefix(entry.job.context_ids)
+                needed = self._num_pages(entry) - len(entry.table.pages)
+                if needed > self._pool.num_available and self._running:
+                    entry.table.release()
+                    return
+            self.counters.num_adopted_positions += entry.table.num_final
+            self._running[entry.job.job_id] = self._waiting.popleft()
+
+    def _num_pages(self, entry: _Entry) -> int:
+        return -(-(len(entry.job.context_ids) + entry.job.num_window) // self._pool.page_size)
+
+    def _step(self, entry: _Entry, left: int, *, is_first: bool) -> Step | None:
+        """The rows this request gets of those left, or none."""
+        job, num_cached = entry.job, entry.table.num_final
+        missing = len(job.context_ids) - num_cached if job.salt is not None else 0
+        if missing + job.num_window <= left or (is_first and missing == 0):
+            return Step(job_id=job.job_id, num_cached=num_cached, num_context=missing, has_window=True)
+        end = num_cached + missing
+        if missing > left:
+            end = (num_cached + left) // job.alignment * job.alignment
+            if is_first:  # at least one block, whatever the budget
+                end = max(end, num_cached // job.alignment * job.alignment + job.alignment)
+            end = min(end, num_cached + missing)
+        if end <= num_cached:
+            return None
+        return Step(job_id=job.job_id, num_cached=num_cached, num_context=end - num_cached, has_window=False)
+
+    def _make_room(self, entry: _Entry, step: Step, chosen: set[int]) -> bool:
+        """Reserve the step's pages, taking them from requests of lower rank if need be."""
+        if entry.job.salt is None:
+            return True
+        end = step.num_cached + step.num_context + (entry.job.num_window if step.has_window else 0)
+        while True:
+            try:
+                entry.table.reserve(end)
+            except EngineError:
+                victim = self._victim(entry, chosen)
+                if victim is None:
+                    return False
+                self._preempt(victim)
+            else:
+                return True
+
+    def _victim(self, entry: _Entry, chosen: set[int]) -> _Entry | None:
+        """The running request of least standing that holds pages, is not in this forward and stands below ``entry``.
+
+        Only below: so the first of all always goes on, and no two requests take pages from each other in turn.
+        """
+        others = [
+            each
+            for each in self._running.values()
+            if each.standing > entry.standing and each.job.job_id not in chosen and each.table.pages
+        ]
+        return max(others, key=lambda each: each.standing, default=None)
+
+    def _preempt(self, entry: _Entry) -> None:
+        """Take its pages and queue it again; tokens and states stay with the request, so it resumes exactly."""
+        del self._running[entry.job.job_id]
+        entry.table.release()
+        entry.num_preemptions += 1
+        self.counters.num_preemptions += 1
+        self._waiting.appendleft(entry)
+
+    def check_integrity(self) -> None:
+        """Raises EngineError if pages and requests disagree."""
+        entries = [*self._running.values(), *self._waiting]
+        if any(each.table.pages for each in self._waiting):
+            raise EngineError("a waiting request holds pages")
+        if len({each.job.job_id for each in entries}) != len(entries):
+            raise EngineError("a request is queued twice")
+        self._pool.check_integrity(each.table for each in entries)
