@@ -21,8 +21,8 @@ _KEY_BYTES = 16
 class PagePool:
     """Reference counts of pages and the index of published ones.
 
-    A page is free, held by one or more tables, or idle: published, held by nobody, kept until its memory is needed. Idle
-    pages are given up oldest first.
+    A page is free, held by one or more tables, or idle: published, held by nobody, kept until its memory is needed.
+    Idle pages are given up oldest first.
     """
 
     def __init__(self, num_pages: int, page_size: int) -> None:
@@ -147,7 +147,7 @@ class PageTable:
         if self.pages:
             raise EngineError("only an empty table can adopt a prefix")
         size = self._pool.page_size
-        for start in range(0, (len(token_ids) - 1) // size * size, size):
+        for start in range(0, max(len(token_ids) - 1, 0) // size * size, size):
             key = self._next_key(token_ids[start : start + size])
             page = self._pool.share(key)
             if page is None:
@@ -172,7 +172,7 @@ class PageTable:
         size = self._pool.page_size
         if not self.num_final <= len(token_ids) <= self.capacity:
             raise EngineError(
-                f"{len(token_ids)} positions cannot be final: {self.num_final} are, and there is room for {self.capacity}"
+                f"{len(token_ids)} positions cannot be final: {self.num_final} are, with room for {self.capacity}"
             )
         self.num_final = len(token_ids)
         for index in range(len(self._keys), self.num_final // size):
@@ -212,6 +212,6 @@ class PageTable:
     def check_integrity(self) -> None:
         """Raises EngineError if the table contradicts itself."""
         if self.num_final > self.capacity or len(set(self.pages)) != len(self.pages):
-            raise EngineError(f"a table of {len(self.pages)} pages has {self.num_final} final positions or holds one twice")
+            raise EngineError(f"a table of pages {self.pages} cannot have {self.num_final} final positions")
         if len(self._keys) > self.num_final // self._pool.page_size:
             raise EngineError("a page is keyed that is not final")

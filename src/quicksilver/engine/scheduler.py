@@ -54,8 +54,7 @@ class Job(Protocol):
 
     @property
     def alignment(self) -> int:
-        """Context rows are computed in multiples of this, up to their end: the block length where the rows of a block
-        see each other, else 1."""
+        """Context rows come in multiples of this: the block length where a block's rows see each other, else 1."""
         ...
 
     @property

@@ -63,7 +63,7 @@ class PageMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def scratch(self, data):
         """A step that ends without anything final: slots behind the final ones are overwritten."""
-        table, text = data.draw(st.sampled_from(self.requests))
+        table, _ = data.draw(st.sampled_from(self.requests))
         for position in range(table.num_final, table.capacity):
             self.memory[table.pages[position // SIZE]][position % SIZE] = "scratch"
 

@@ -65,7 +65,7 @@ def tick(scheduler: Scheduler, jobs: dict[int, FakeJob]) -> list[Step]:
                 assert cached == len(job.context_ids)
                 assert scheduler.table(step.job_id).capacity >= cached + job.num_window
             else:
-                assert 0 < step.num_context
+                assert step.num_context > 0
                 assert cached <= len(job.context_ids)
                 assert cached % job.alignment == 0 or cached == len(job.context_ids)
                 assert scheduler.table(step.job_id).capacity >= cached

@@ -1,0 +1,123 @@
+"""Paged attention in a real network equals dense attention over the whole canvas, in whatever pieces it comes."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
+from quicksilver.engine.pages import PagePool, PageTable
+from quicksilver.models.topology import Topology
+from tests.tiny import TINY, hidden_of, random_denoiser, random_tokens
+
+SIZE = 4
+DENOISER = random_denoiser()
+
+
+class Sequence:
+    """A canvas of final tokens and a window, its pages, and what has been computed of it."""
+
+    def __init__(self, pool: PagePool, memory: PageMemory, seed: int, num_final: int, num_window: int, block: int):
+        self.token_ids = random_tokens(1, num_final + num_window, seed)[0]
+        self.num_final, self.num_window, self.memory = num_final, num_window, memory
+        causal = torch.arange(num_final)
+        self.final_blocks = causal // block
+        window = torch.full((num_window,), int(self.final_blocks[-1]) + 1 if num_final else 0)
+        self.blocks = torch.cat([self.final_blocks, window])
+        self.table = PageTable(pool, f"{block}".encode())
+        self.table.adopt_prefix(self.token_ids[:num_final].tolist())
+        self.table.reserve(num_final + num_window)
+
+    def rows(self, at: int, num_context: int, has_window: bool) -> tuple[RequestRows, torch.Tensor]:
+        """The next context rows and maybe the window: the description and the positions."""
+        cached = self.table.num_final
+        count = cached + num_context + (self.num_window if has_window else 0)
+        rows = slice(at, at + count - cached)
+        slots = self.memory.slots(self.table, count)
+        return RequestRows(rows, slots, cached, num_context, self.final_blocks), torch.arange(cached, count)
+
+    def expected(self) -> torch.Tensor:
+        return hidden_of(DENOISER, self.token_ids[None], Topology.block_causal(self.blocks[None]))[0]
+
+
+def forward(memory: PageMemory, parts: list[tuple[RequestRows, torch.Tensor]], tokens: list[torch.Tensor]):
+    """Hidden states of each part's rows, from one packed forward."""
+    attention = PagedAttention(memory, [rows for rows, _ in parts])
+    positions = torch.cat([places for _, places in parts])
+    hidden = DENOISER(torch.cat(tokens)[None], positions[None], attention)[0]
+    return [hidden[rows.rows] for rows, _ in parts]
+
+
+sizes_drawn = st.lists(
+    st.tuples(st.integers(0, 20), st.integers(1, 6), st.sampled_from([1, 3, 4])), min_size=1, max_size=4
+)
+"""Final tokens, window, block length of each request."""
+
+
+@given(sizes_drawn, st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_any_chunks_of_any_requests_equal_the_whole(sizes, random):
+    pool = PagePool(64, SIZE)
+    memory = PageMemory(TINY, 64, SIZE, torch.float64, torch.device("cpu"))
+    if random.random() < 0.5:  # pages that are not consecutive
+        taken = pool.take(40)
+        pool.release(random.sample(taken, 20))
+    sequences = [Sequence(pool, memory, seed, *size) for seed, size in enumerate(sizes)]
+    canvas = random_tokens(1, 11, 99)[0]
+    finished = [False] * len(sequences)
+    while not all(finished):
+        parts, tokens, told, at = [], [], [], 0
+        for number, (sequence, (_, _, block)) in enumerate(zip(sequences, sizes, strict=True)):
+            missing = sequence.num_final - sequence.table.num_final
+            chunk = min(missing, block * random.randint(0, 3))
+            has_window = chunk == missing and random.random() < 0.5
+            if finished[number] or chunk + has_window == 0:
+                continue
+            parts.append(sequence.rows(at, chunk, has_window))
+            tokens.append(sequence.token_ids[parts[-1][1]])
+            at = parts[-1][0].rows.stop
+            told.append((number, chunk, has_window))
+        if random.random() < 0.5:  # a canvas in place: no pages, everything sees everything
+            parts.append((RequestRows(slice(at, at + 11), None), torch.arange(11)))
+            tokens.append(canvas)
+        if not parts:
+            continue
+        hidden = forward(memory, parts, tokens)
+        for (number, chunk, has_window), (_, places), found in zip(told, parts, hidden, strict=False):
+            torch.testing.assert_close(found, sequences[number].expected()[places])
+            sequences[number].table.finish(sequences[number].token_ids[: int(places[0]) + chunk].tolist())
+            finished[number] = has_window
+        if len(parts) > len(told):
+            whole = hidden_of(DENOISER, canvas[None], Topology.block_causal(torch.zeros(1, 11, dtype=torch.int64)))
+            torch.testing.assert_close(hidden[-1], whole[0])
+
+
+def test_a_window_may_be_computed_again_and_again():
+    pool, memory = PagePool(8, SIZE), PageMemory(TINY, 8, SIZE, torch.float64, torch.device("cpu"))
+    sequence = Sequence(pool, memory, seed=0, num_final=5, num_window=4, block=1)
+    forward(memory, [sequence.rows(0, 5, True)], [sequence.token_ids])
+    sequence.table.finish(sequence.token_ids[:5].tolist())
+    for seed in range(3):
+        sequence.token_ids[5:] = random_tokens(1, 4, 50 + seed)[0]
+        rows = sequence.rows(0, 0, True)
+        (hidden,) = forward(memory, [rows], [sequence.token_ids[5:]])
+        torch.testing.assert_close(hidden, sequence.expected()[5:])
+
+
+def test_another_request_in_the_batch_changes_no_bit():
+    pool, memory = PagePool(16, SIZE), PageMemory(TINY, 16, SIZE, torch.float64, torch.device("cpu"))
+    one = Sequence(pool, memory, seed=0, num_final=5, num_window=4, block=1)
+    two = Sequence(pool, memory, seed=1, num_final=9, num_window=4, block=1)
+    query, key, value = (torch.randn(1, heads, 22, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    first, _ = one.rows(0, 5, True)
+    second, _ = two.rows(9, 9, True)
+    alone = PagedAttention(memory, [first])(query[:, :, :9], key[:, :, :9], value[:, :, :9])
+    both = PagedAttention(memory, [first, second])(query, key, value)
+    assert torch.equal(alone, both[:, :, :9])
+
+
+def test_memory_says_what_it_takes():
+    memory = PageMemory(TINY, 8, SIZE, torch.bfloat16, torch.device("cpu"))
+    assert memory.num_bytes == 2 * TINY.num_layers * 8 * SIZE * TINY.num_kv_heads * TINY.head_width * 2
+    with pytest.raises(IndexError):
+        memory.keys[TINY.num_layers]
