@@ -1,0 +1,188 @@
+"""The open blocks of all running requests, as rows of a few tensors.
+
+What ``decoding.sampler`` does to one canvas, this does to many at once: the same candidates, the same policies, the
+same order of operations, so that every request gets the tokens it would get alone. A row belongs to one request for as
+long as it runs; a step gathers the rows that take part, decides, and writes them back.
+
+Legend: R rows, W columns, B rows that take part in a step, N open positions among them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.canvas import State
+from quicksilver.decoding.policies import Policy, decide
+from quicksilver.decoding.selection import Candidates
+from quicksilver.decoding.window import Decision, Window
+from quicksilver.errors import ConfigError
+
+
+@dataclass(kw_only=True, slots=True)
+class WindowState:
+    """What stands in the windows. All tensors are [R, W]; columns behind a row's window have state PROMPT."""
+
+    token_ids: Int[Tensor, "R W"]
+    state: Int[Tensor, "R W"]
+    confidence: Float[Tensor, "R W"]
+    step_committed: Int[Tensor, "R W"]
+    num_edits: Int[Tensor, "R W"]
+    positions: Int[Tensor, "R W"]
+    """Random-number positions, see ``decoding.draws``."""
+    previous_argmax: Int[Tensor, "R W"]
+    """-1 before the first step of a block."""
+
+    @classmethod
+    def empty(cls, num_rows: int, width: int, device: torch.device) -> "WindowState":
+        def zeros(dtype: torch.dtype) -> Tensor:
+            return torch.zeros(num_rows, width, dtype=dtype, device=device)
+
+        return cls(
+            token_ids=zeros(torch.int64),
+            state=zeros(torch.int8),
+            confidence=zeros(torch.float32),
+            step_committed=zeros(torch.int64),
+            num_edits=zeros(torch.int64),
+            positions=zeros(torch.int64),
+            previous_argmax=zeros(torch.int64) - 1,
+        )
+
+    def rows(self, index: Int[Tensor, " B"]) -> "WindowState":
+        return WindowState(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def write(self, index: Int[Tensor, " B"], rows: "WindowState") -> None:
+        for f in fields(self):
+            getattr(self, f.name)[index] = getattr(rows, f.name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowStep:
+    """What one row brings to a step beside its tensors."""
+
+    policy: Policy
+    seed: int
+    step: int
+    """Denoising step within the block, from 0."""
+    num_post_steps: int
+    nfe: int
+    """Forwards of the request, this one included."""
+    is_forced: bool
+    """All masks must be committed now."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOutcome:
+    """What a step did, [B, W] and [B]."""
+
+    before: WindowState
+    after: WindowState
+    commit: Bool[Tensor, "B W"]
+    edit: Bool[Tensor, "B W"]
+    remask: Bool[Tensor, "B W"]
+    is_settled: Bool[Tensor, " B"]
+    had_masks: Bool[Tensor, " B"]
+    is_complete: Bool[Tensor, " B"]
+    """The policy itself committed every mask and was settled."""
+
+
+def take_step(
+    before: WindowState,
+    is_open: Bool[Tensor, "B W"],
+    candidates: Candidates,
+    rows: Sequence[RowStep],
+    mask_id: int,
+) -> StepOutcome:
+    """Decide and write one step of every row.
+
+    Args:
+        before: the rows that take part.
+        is_open: masks and drafts that the step may touch; a block's positions behind its eos are void.
+        candidates: one per open position, in row-major order.
+        rows: policy, seed and counters of every row.
+        mask_id: what a remasked position holds.
+
+    Raises:
+        ConfigError: a policy committed nothing although there are masks.
+    """
+    seen = _window(before, is_open, candidates, rows)
+    decision = decide(seen, [row.policy for row in rows])
+    had_masks = seen.is_masked.any(dim=-1)
+    _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
+    is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
+    decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
+    return StepOutcome(
+        before=before,
+        after=_apply(before, seen, decision, rows, mask_id),
+        commit=decision.commit,
+        edit=decision.edit,
+        remask=decision.remask,
+        is_settled=decision.is_settled,
+        had_masks=had_masks,
+        is_complete=is_complete,
+    )
+
+
+def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: Sequence[RowStep]) -> Window:
+    """The policies' view: positions that are not open appear as PROMPT with nothing proposed."""
+
+    def place(values: Tensor) -> Tensor:
+        placed = torch.zeros(is_open.shape, dtype=values.dtype, device=is_open.device)
+        placed[is_open] = values
+        return placed
+
+    def numbers(values: list[int]) -> Tensor:
+        return torch.tensor(values, device=is_open.device)
+
+    return Window(
+        token_ids=state.token_ids,
+        state=state.state.masked_fill(~is_open, int(State.PROMPT)),
+        candidate_ids=place(candidates.token_ids),
+        argmax_ids=place(candidates.argmax_ids),
+        previous_argmax_ids=state.previous_argmax,
+        confidence=place(candidates.confidence),
+        margin=place(candidates.margin),
+        entropy=place(candidates.entropy),
+        commit_confidence=state.confidence,
+        num_edits=state.num_edits,
+        positions=state.positions,
+        seed=numbers([row.seed for row in rows]),
+        step=numbers([row.step for row in rows]),
+        num_post_steps=numbers([row.num_post_steps for row in rows]),
+    )
+
+
+def _require_progress(is_stuck: Bool[Tensor, " B"], rows: Sequence[RowStep]) -> None:
+    for row, stuck in zip(rows, is_stuck.tolist(), strict=True):
+        if stuck:
+            raise ConfigError(f"policy {type(row.policy).__name__} committed nothing at step {row.step}")
+
+
+def _forced(decision: Decision, seen: Window, is_forced: Bool[Tensor, " B"]) -> Decision:
+    """Rows that must end commit all their masks and remask nothing."""
+    return Decision(
+        commit=torch.where(is_forced[:, None], seen.is_masked, decision.commit),
+        edit=decision.edit,
+        remask=decision.remask & ~is_forced[:, None],
+        is_settled=decision.is_settled | is_forced,
+    )
+
+
+def _apply(before: WindowState, seen: Window, decision: Decision, rows: Sequence[RowStep], mask_id: int) -> WindowState:
+    """Commits, then edits, then remasks, as ``Canvas`` does them."""
+    written = decision.commit | decision.edit
+    states = [int(State.DRAFT if row.policy.revises else State.FINAL) for row in rows]
+    after = torch.tensor(states, dtype=torch.int8, device=written.device)[:, None].expand_as(before.state)
+    nfe = torch.tensor([row.nfe for row in rows], device=written.device)[:, None]
+    state = torch.where(decision.commit, after, before.state).masked_fill(decision.edit, int(State.DRAFT))
+    return WindowState(
+        token_ids=torch.where(written, seen.candidate_ids, before.token_ids).masked_fill(decision.remask, mask_id),
+        state=state.masked_fill(decision.remask, int(State.MASK)),
+        confidence=torch.where(written, seen.confidence, before.confidence).masked_fill(decision.remask, 0.0),
+        step_committed=torch.where(written, nfe, before.step_committed).masked_fill(decision.remask, 0),
+        num_edits=before.num_edits + decision.edit,
+        positions=before.positions,
+        previous_argmax=seen.argmax_ids,
+    )

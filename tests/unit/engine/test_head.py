@@ -1,0 +1,52 @@
+"""The tiled head gives every row what it would get alone."""
+
+import torch
+
+from quicksilver.decoding.selection import select
+from quicksilver.engine import head
+from quicksilver.engine.head import HeadParams, choose
+from tests.tiny import TINY, random_denoiser
+
+
+def params_of(count: int, num_sets: int) -> HeadParams:
+    generator = torch.Generator().manual_seed(3)
+    return HeadParams(
+        is_forbidden=torch.rand(num_sets, TINY.vocab_size, generator=generator) < 0.3,
+        forbidden_row=torch.arange(count) % num_sets,
+        temperature=torch.arange(count) % 3 / 2,
+        seed=torch.arange(count),
+        positions=torch.arange(count) + 5,
+        step=torch.arange(count) % 4,
+        top_k=torch.full((count,), 7),
+        top_p=torch.linspace(0.2, 1.0, count),
+    )
+
+
+def test_tiles_and_neighbours_change_nothing(monkeypatch):
+    denoiser = random_denoiser(dtype=torch.float32)
+    hidden = torch.randn(11, TINY.model_width, generator=torch.Generator().manual_seed(1))
+    params = params_of(11, 3)
+    whole = choose(denoiser, hidden, params)
+    expected = select(
+        denoiser.logits(hidden),
+        is_forbidden=params.is_forbidden[params.forbidden_row],
+        **{name: getattr(params, name) for name in ("temperature", "seed", "positions", "step", "top_k", "top_p")},
+    )
+    assert torch.equal(whole.token_ids, expected.token_ids)
+    assert torch.equal(whole.confidence, expected.confidence)
+    for tile in (1, 4):
+        monkeypatch.setattr(head, "TILE_ELEMENTS", tile * TINY.vocab_size)
+        tiled = choose(denoiser, hidden, params)
+        assert torch.equal(tiled.token_ids, whole.token_ids)
+        torch.testing.assert_close(tiled.confidence, whole.confidence)
+        torch.testing.assert_close(tiled.entropy, whole.entropy)
+
+
+def test_never_more_logits_than_a_tile(monkeypatch):
+    denoiser = random_denoiser(dtype=torch.float32)
+    seen = []
+    logits = denoiser.logits
+    monkeypatch.setattr(denoiser, "logits", lambda hidden: seen.append(hidden.shape[0]) or logits(hidden))
+    monkeypatch.setattr(head, "TILE_ELEMENTS", 4 * TINY.vocab_size)
+    choose(denoiser, torch.randn(11, TINY.model_width), params_of(11, 1))
+    assert seen == [4, 4, 3]
