@@ -93,7 +93,7 @@ class CachedTwin:
 
     @torch.inference_mode()
     def __call__(self, item: InfillItem) -> Filled:
-        room = min(self._api.spec.decoding.max_hole_length, self._api.max_length // 2) + 1
+        room = min(self._api.spec.decoding.max_hole_length, self._api.max_length // 2)
         inputs = torch.tensor([self._prompt(item, room)], device=self._device)
         start = time.perf_counter()
         cache, written, nfe = None, [], 0

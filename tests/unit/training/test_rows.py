@@ -44,7 +44,7 @@ def test_rows_do_not_touch_each_other():
     both = pack_rows([one, two], 4, PAD)
     for index, alone in enumerate((one, two)):
         single = pack_rows([alone], 4, PAD)
-        for name in ("token_ids", "is_target", "documents", "positions", "blocks", "slots", "loss_scale"):
+        for name in ("token_ids", "is_target", "documents", "positions", "blocks", "slots", "token_share"):
             assert torch.equal(getattr(both, name)[index], getattr(single, name)[0]), name
 
 
@@ -53,7 +53,7 @@ def test_padding_is_no_target_and_sees_no_document():
     is_padding = rows.slots < 0
     assert is_padding.tolist() == [[False, False, False, True, True], [False] * 5]
     assert not (rows.is_target & is_padding).any()
-    assert not rows.loss_scale[is_padding].any()
+    assert not rows.token_share[is_padding].any()
     for topology in (
         Topology.block_causal(rows.blocks, rows.documents),
         Topology.training_pair(rows.blocks, rows.documents),

@@ -67,7 +67,7 @@ def test_twenty_steps_lower_the_loss(whole_run):
     assert (result.last_step, result.is_finished) == (20, True)
     found = losses(path)
     assert len(found) == 20
-    assert sum(found[-3:]) / 3 < sum(found[:3]) / 3 - 0.5
+    assert sum(found[-3:]) / 3 < sum(found[:3]) / 3 - 0.3
 
 
 def test_the_log_has_every_figure_of_every_step(whole_run):
