@@ -2,7 +2,7 @@
 
 quicksilver corpus build --profile full --out data/corpus
 quicksilver train coder:coder_4m --tokens data/corpus --objective ar
-quicksilver train coder:coder_4m --tokens data/corpus --init-from runs/quicksilver-coder-ar/final
+quicksilver train coder:coder_4m --tokens data/corpus --init-from runs/quicksilver-coder-ar/final --seed 2
 quicksilver train coder:coder_4m_finish --tokens data/corpus --init-from runs/quicksilver-coder/final
 
 The model card in ``weights/`` says what the bundled weights were trained with, an earlier stage included.
@@ -75,12 +75,10 @@ def coder_4m_finish(tokens: Path) -> Recipe:
     What the diffusion run forgets of the twin's next-token prediction, more block-causal rows and a full next-token
     loss bring back. Half the learning rates, since the start has been annealed already.
     """
-    base = coder_4m(tokens)
-    task = _task(tokens, 6, 6, rows_per_forward=8)
     return replace(
-        base,
+        coder_4m(tokens),
         name="quicksilver-coder-finish",
-        task=replace(task, noise=replace(task.noise, next_token_weight=1.0)),
+        task=_task(tokens, 6, 6, rows_per_forward=8, next_token_weight=1.0),
         schedule=WarmupStableDecay(num_steps=420, num_warmup_steps=20, num_decay_steps=390),
         optimizer=OptimizerConfig(muon_lr=0.01, adam_lr=1.5e-3),
         ema_decay=0.99,
@@ -104,19 +102,17 @@ def coder_8m(tokens: Path, objective: Objective = Objective.MASK) -> Recipe:
     return _recipe("quicksilver-coder-8m", model, _task(tokens, 64, 128, rows_per_forward=128), schedule, objective)
 
 
-def _task(tokens: Path, num_block_rows: int, num_in_place_rows: int, rows_per_forward: int) -> CodeTaskConfig:
+def _task(
+    tokens: Path, num_block_rows: int, num_in_place_rows: int, rows_per_forward: int, next_token_weight: float = 0.5
+) -> CodeTaskConfig:
     return CodeTaskConfig(
         tokens=tokens,
         row_length=ROW_LENGTH,
         num_block_rows=num_block_rows,
         num_in_place_rows=num_in_place_rows,
         rows_per_forward=rows_per_forward,
-        noise=NoiseConfig(next_token_weight=0.5),
-        in_place=InPlaceConfig(
-            whole_rate=0.3,
-            min_coverage=0.1,
-            max_coverage=0.6,
-        ),
+        noise=NoiseConfig(next_token_weight=next_token_weight),
+        in_place=InPlaceConfig(whole_rate=0.3, min_coverage=0.1, max_coverage=0.6),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from quicksilver.checkpoints.folder import load_folder, save_folder
 from quicksilver.diffusion.spec import Objective
 from quicksilver.models.attention import DenseAttention
 from quicksilver.models.denoiser import Denoiser
@@ -15,14 +16,13 @@ from quicksilver.training import trainer as trainer_module
 from quicksilver.training.optimizers import build_optimizers
 from quicksilver.training.recipe import Recipe
 from quicksilver.training.trainer import Trainer
+from tests.tiny import random_denoiser
 from tests.training_runs import tiny_recipe, write_corpus
 
 
-def plain_loop(recipe: Recipe) -> tuple[Denoiser, list[float], list[float]]:
-    """Weights, losses and gradient norms of the recipe's steps."""
+def plain_loop(recipe: Recipe, model: Denoiser) -> tuple[list[float], list[float]]:
+    """Losses and gradient norms of the recipe's steps, which change ``model``."""
     task = recipe.task.build(recipe.spec, recipe.schedule, recipe.seed)
-    model = Denoiser(recipe.model)
-    model.initialise(recipe.seed)
     optimizers = build_optimizers(model, recipe.optimizer)
     losses, norms = [], []
     for step in range(recipe.schedule.num_steps):
@@ -48,13 +48,12 @@ def plain_loop(recipe: Recipe) -> tuple[Denoiser, list[float], list[float]]:
                 group["lr"] = group["peak_lr"] * recipe.schedule.multiplier(step)
             optimizer.step()
             optimizer.zero_grad()
-    return model, losses, norms
+    return losses, norms
 
 
-# Muon orthogonalises in bf16 and so magnifies rounding, more with every step; AdamW does so where a gradient is next to
-# nothing.
+# Muon orthogonalises in bf16 and so magnifies rounding, more with every step.
 @pytest.mark.parametrize(
-    ("has_muon", "num_steps", "tolerance"), [(False, 4, 5e-3), (True, 2, 0.1)], ids=["adamw", "muon"]
+    ("has_muon", "num_steps", "tolerance"), [(False, 4, 1e-4), (True, 2, 0.1)], ids=["adamw", "muon"]
 )
 @pytest.mark.parametrize("objective", [Objective.MASK, Objective.AUTOREGRESSIVE])
 def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective, has_muon, num_steps, tolerance):
@@ -66,14 +65,16 @@ def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective, has_mu
         task=replace(recipe.task, num_block_rows=2, num_in_place_rows=2),
         optimizer=replace(recipe.optimizer, has_muon=has_muon),
     )
+    # Not from a fresh model: its output projections are zero, and AdamW magnifies the rounding of next to no gradient.
+    save_folder(tmp_path / "start", random_denoiser(recipe.model, dtype=torch.float32), recipe.spec, torch.float32)
     trainer = Trainer(recipe, tmp_path / "run")
+    trainer.start_from(tmp_path / "start")
     trainer.run()
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    model, losses, norms = plain_loop(recipe)
+    model = load_folder(tmp_path / "start")[0].requires_grad_(True)
+    losses, norms = plain_loop(recipe, model)
     assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-5)
     assert [line["grad_norm"] for line in lines] == pytest.approx(norms, rel=1e-3)
-    initial = Denoiser(recipe.model)
-    initial.initialise(recipe.seed)
-    before = dict(initial.named_parameters())
+    before = dict(load_folder(tmp_path / "start")[0].named_parameters())
     for (name, one), two in zip(trainer.denoiser.named_parameters(), model.parameters(), strict=True):
         assert (one - two).norm() < tolerance * (two - before[name]).norm(), name

@@ -109,7 +109,7 @@ class Trainer:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):  # pyright: ignore[reportArgumentType]
             optimizer.load_state_dict(saved)
         self._average.load_state_dict(state["average"])  # pyright: ignore[reportArgumentType]
-        self._origin = state["origin"]  # pyright: ignore[reportAttributeAccessIssue]
+        self._origin = state.get("origin")  # pyright: ignore[reportAttributeAccessIssue]
         self._next_step, self._tokens_seen = int(str(state["next_step"])), int(str(state["tokens_seen"]))
         if self._next_step > self.recipe.schedule.num_steps:
             raise TrainingError(

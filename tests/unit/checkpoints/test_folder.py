@@ -189,3 +189,5 @@ def test_the_hash_is_of_the_model_not_of_its_place(tmp_path):
     before = model_hash(one)
     (one / "tokenizer.json").write_text("{}")
     assert model_hash(one) != before
+    (one / "tokenizer.json").unlink()
+    assert model_hash(one) not in (before, model_hash(tmp_path / "three"))

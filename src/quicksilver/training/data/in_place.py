@@ -1,7 +1,7 @@
 """In-place rows: holes between visible code, every position seeing every other one.
 
-Half of the rows train filling (a few holes, their length hidden by expand and delete labels), half train the whole
-document as one canvas, which gives several times more predictions per forward. Each hole is a block of the estimator.
+Most documents train filling (a few holes, their length hidden by expand and delete labels), the others are one hole
+from end to end, which gives several times more predictions per forward. Each hole is a block of the estimator.
 """
 
 from collections.abc import Sequence
