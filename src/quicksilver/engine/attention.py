@@ -18,21 +18,19 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from quicksilver.engine.pages import PageTable
+from quicksilver.engine.pages import PagePool, PageTable
 from quicksilver.models.config import DenoiserConfig
 
 
 class PageMemory:
     """The tensors behind a page pool: one for the keys and one for the values of every layer.
 
-    One tensor per layer: a single big one measured slower (research on a CPU, float32 and bf16).
+    One tensor per layer: a single big one is slower on a CPU.
     """
 
-    def __init__(
-        self, config: DenoiserConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        shape = (num_pages * page_size, config.num_kv_heads, config.head_width)
-        self.page_size = page_size
+    def __init__(self, config: DenoiserConfig, pool: PagePool, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (pool.num_pages * pool.page_size, config.num_kv_heads, config.head_width)
+        self._page_size = pool.page_size
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
@@ -43,7 +41,7 @@ class PageMemory:
     def slots(self, table: PageTable, count: int) -> Int[Tensor, " n"]:
         """The slots of a table's first ``count`` positions, on the CPU."""
         pages = torch.tensor(table.pages, dtype=torch.int64)
-        return (pages[:, None] * self.page_size + torch.arange(self.page_size)).flatten()[:count]
+        return (pages[:, None] * self._page_size + torch.arange(self._page_size)).flatten()[:count]
 
 
 @dataclass(frozen=True, slots=True)

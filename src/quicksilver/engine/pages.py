@@ -33,12 +33,16 @@ class PagePool:
         self._holders = [0] * num_pages
         self._keys: list[bytes | None] = [None] * num_pages
         self._published: dict[bytes, int] = {}
-        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._idle: OrderedDict[int, bytes] = OrderedDict()
 
     @property
     def num_available(self) -> int:
         """Pages that can be taken: free and idle ones."""
         return len(self._free) + len(self._idle)
+
+    def pages_for(self, num_positions: int) -> int:
+        """Pages that have room for so many positions."""
+        return -(-num_positions // self.page_size)
 
     def take(self, count: int) -> list[int]:
         """``count`` pages for one holder each, contents undefined.
@@ -54,16 +58,11 @@ class PagePool:
         if self._free:
             page = self._free.popleft()
         else:
-            page, _ = self._idle.popitem(last=False)
-            self._unpublish(page)
-        self._holders[page] = 1
-        return page
-
-    def _unpublish(self, page: int) -> None:
-        key = self._keys[page]
-        if key is not None:
+            page, key = self._idle.popitem(last=False)
             del self._published[key]
             self._keys[page] = None
+        self._holders[page] = 1
+        return page
 
     def share(self, key: bytes) -> int | None:
         """The page published under ``key``, with one more holder; None if there is none."""
@@ -78,14 +77,15 @@ class PagePool:
         for page in reversed(pages):
             self._holders[page] -= 1
             if self._holders[page] == 0:
-                if self._keys[page] is None:
+                key = self._keys[page]
+                if key is None:
                     self._free.append(page)
                 else:
-                    self._idle[page] = None
+                    self._idle[page] = key
 
     def publish(self, page: int, key: bytes) -> None:
         """Let other requests find the page. If its contents are published already, nothing changes."""
-        if key not in self._published and self._keys[page] is None:
+        if key not in self._published:
             self._published[key] = page
             self._keys[page] = key
 
@@ -139,6 +139,10 @@ class PageTable:
         """Positions the pages have room for."""
         return len(self.pages) * self._pool.page_size
 
+    def num_missing(self, num_positions: int) -> int:
+        """Pages that ``reserve`` would take."""
+        return max(self._pool.pages_for(num_positions) - len(self.pages), 0)
+
     def adopt_prefix(self, token_ids: Sequence[int]) -> int:
         """Take over published pages of a beginning of ``token_ids``; returns how many positions they hold.
 
@@ -163,9 +167,7 @@ class PageTable:
         Raises:
             EngineError: the pool cannot give them; the table is as before.
         """
-        missing = -(-num_positions // self._pool.page_size) - len(self.pages)
-        if missing > 0:
-            self.pages += self._pool.take(missing)
+        self.pages += self._pool.take(self.num_missing(num_positions))
 
     def finish(self, token_ids: Sequence[int]) -> None:
         """The positions of all of ``token_ids``, a continuation of what was final before, are final now."""

@@ -9,7 +9,7 @@ Requests that have waited longest go first, counted in forwards and not in token
 takes is not known beforehand. A window is never split, since its rows see each other.
 """
 
-from collections import deque
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -79,8 +79,8 @@ class SchedulerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One request's rows in a forward."""
+class Share:
+    """What one request gets of a forward."""
 
     job_id: int
     num_cached: int
@@ -96,7 +96,6 @@ class _Entry:
     job: Job
     table: PageTable
     forwards_waited: int = 0
-    num_preemptions: int = 0
 
     @property
     def standing(self) -> tuple[int, int]:
@@ -123,7 +122,7 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig, pool: PagePool) -> None:
         self._config, self._pool = config, pool
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: list[_Entry] = []
         self._running: dict[int, _Entry] = {}
         self.counters = SchedulerCounters()
 
@@ -144,13 +143,16 @@ class Scheduler:
         """
         if len(self._waiting) >= self._config.max_waiting:
             raise OverloadedError(f"{len(self._waiting)} requests are waiting, the most allowed (max_waiting)")
-        pages = -(-job.most_positions // self._pool.page_size)
+        pages = self._pool.pages_for(job.most_positions)
         if job.salt is not None and pages > self._pool.num_pages:
             raise ConfigError(
                 f"a request of up to {job.most_positions} positions needs {pages} pages of {self._pool.page_size}, "
                 f"the pool has {self._pool.num_pages} (num_pages)"
             )
-        self._waiting.append(_Entry(job=job, table=PageTable(self._pool, job.salt or b"")))
+        self._queue(_Entry(job=job, table=PageTable(self._pool, job.salt or b"")))
+
+    def _queue(self, entry: _Entry) -> None:
+        insort(self._waiting, entry, key=lambda each: each.standing)
 
     def remove(self, job_id: int) -> None:
         """Forget a request that is finished or aborted; its pages are free from now on.
@@ -170,57 +172,53 @@ class Scheduler:
         """The pages of a running request."""
         return self._running[job_id].table
 
-    def plan(self) -> list[Step]:
+    def plan(self) -> list[Share]:
         """The rows of the next forward, in order of job id; empty only if there is no request."""
         self._admit()
         left = self._config.row_budget
-        steps: list[Step] = []
+        shares: list[Share] = []
         chosen: set[int] = set()
         for entry in sorted(self._running.values(), key=lambda each: each.rank):
             if entry.job.job_id not in self._running:
                 continue  # preempted for the sake of one before it
-            step = self._step(entry, left, is_first=not steps)
-            if step is None or not self._make_room(entry, step, chosen):
+            share = self._share(entry, left, is_first=not shares)
+            if share is None or not self._make_room(entry, share, chosen):
                 entry.forwards_waited += 1
                 continue
-            steps.append(step)
+            shares.append(share)
             chosen.add(entry.job.job_id)
-            left -= step.num_context + (entry.job.num_window if step.has_window else 0)
+            left -= share.num_context + (entry.job.num_window if share.has_window else 0)
             entry.forwards_waited = 0
-        return sorted(steps, key=lambda each: each.job_id)
+        return sorted(shares, key=lambda each: each.job_id)
 
-    def done(self, step: Step) -> None:
-        """The forward has run: the step's context rows are cached."""
-        entry = self._running.get(step.job_id)
+    def done(self, share: Share) -> None:
+        """The forward has run: the share's context rows are cached."""
+        entry = self._running.get(share.job_id)
         if entry is not None and entry.job.salt is not None:
-            entry.table.finish(entry.job.context_ids[: step.num_cached + step.num_context])
+            entry.table.finish(entry.job.context_ids[: share.num_cached + share.num_context])
 
     def reopen(self, job_id: int, position: int) -> None:
         """An edit changed a final token: its keys and values and all behind them must be computed again."""
         self._running[job_id].table.reopen(position)
 
     def _admit(self) -> None:
-        self._waiting = deque(sorted(self._waiting, key=lambda each: each.standing))
         while self._waiting and len(self._running) < self._config.max_running:
             entry = self._waiting[0]
             if entry.job.salt is not None:
                 entry.table.adopt_prefix(entry.job.context_ids)
-                needed = self._num_pages(entry) - len(entry.table.pages)
+                needed = entry.table.num_missing(len(entry.job.context_ids) + entry.job.num_window)
                 if needed > self._pool.num_available and self._running:
                     entry.table.release()
                     return
             self.counters.num_adopted_positions += entry.table.num_final
-            self._running[entry.job.job_id] = self._waiting.popleft()
+            self._running[entry.job.job_id] = self._waiting.pop(0)
 
-    def _num_pages(self, entry: _Entry) -> int:
-        return -(-(len(entry.job.context_ids) + entry.job.num_window) // self._pool.page_size)
-
-    def _step(self, entry: _Entry, left: int, *, is_first: bool) -> Step | None:
+    def _share(self, entry: _Entry, left: int, *, is_first: bool) -> Share | None:
         """The rows this request gets of those left, or none."""
         job, num_cached = entry.job, entry.table.num_final
         missing = len(job.context_ids) - num_cached if job.salt is not None else 0
         if missing + job.num_window <= left or (is_first and missing == 0):
-            return Step(job_id=job.job_id, num_cached=num_cached, num_context=missing, has_window=True)
+            return Share(job_id=job.job_id, num_cached=num_cached, num_context=missing, has_window=True)
         end = num_cached + missing
         if missing > left:
             end = (num_cached + left) // job.alignment * job.alignment
@@ -229,23 +227,20 @@ class Scheduler:
             end = min(end, num_cached + missing)
         if end <= num_cached:
             return None
-        return Step(job_id=job.job_id, num_cached=num_cached, num_context=end - num_cached, has_window=False)
+        return Share(job_id=job.job_id, num_cached=num_cached, num_context=end - num_cached, has_window=False)
 
-    def _make_room(self, entry: _Entry, step: Step, chosen: set[int]) -> bool:
-        """Reserve the step's pages, taking them from requests of lower rank if need be."""
+    def _make_room(self, entry: _Entry, share: Share, chosen: set[int]) -> bool:
+        """Reserve the share's pages, taking them from requests of lower rank if need be."""
         if entry.job.salt is None:
             return True
-        end = step.num_cached + step.num_context + (entry.job.num_window if step.has_window else 0)
-        while True:
-            try:
-                entry.table.reserve(end)
-            except EngineError:
-                victim = self._victim(entry, chosen)
-                if victim is None:
-                    return False
-                self._preempt(victim)
-            else:
-                return True
+        end = share.num_cached + share.num_context + (entry.job.num_window if share.has_window else 0)
+        while entry.table.num_missing(end) > self._pool.num_available:
+            victim = self._victim(entry, chosen)
+            if victim is None:
+                return False
+            self._preempt(victim)
+        entry.table.reserve(end)
+        return True
 
     def _victim(self, entry: _Entry, chosen: set[int]) -> _Entry | None:
         """The running request of least standing that holds pages, is not in this forward and stands below ``entry``.
@@ -263,9 +258,8 @@ class Scheduler:
         """Take its pages and queue it again; tokens and states stay with the request, so it resumes exactly."""
         del self._running[entry.job.job_id]
         entry.table.release()
-        entry.num_preemptions += 1
         self.counters.num_preemptions += 1
-        self._waiting.appendleft(entry)
+        self._queue(entry)
 
     def check_integrity(self) -> None:
         """Raises EngineError if pages and requests disagree."""

@@ -77,7 +77,6 @@ class RowStep:
 class StepOutcome:
     """What a step did, [B, W] and [B]."""
 
-    before: WindowState
     after: WindowState
     commit: Bool[Tensor, "B W"]
     edit: Bool[Tensor, "B W"]
@@ -114,7 +113,6 @@ def take_step(
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
     decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
     return StepOutcome(
-        before=before,
         after=_apply(before, seen, decision, rows, mask_id),
         commit=decision.commit,
         edit=decision.edit,
@@ -155,9 +153,9 @@ def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: S
 
 
 def _require_progress(is_stuck: Bool[Tensor, " B"], rows: Sequence[RowStep]) -> None:
-    for row, stuck in zip(rows, is_stuck.tolist(), strict=True):
-        if stuck:
-            raise ConfigError(f"policy {type(row.policy).__name__} committed nothing at step {row.step}")
+    if bool(is_stuck.any()):
+        row = rows[int(is_stuck.nonzero()[0])]
+        raise ConfigError(f"policy {type(row.policy).__name__} committed nothing at step {row.step}")
 
 
 def _forced(decision: Decision, seen: Window, is_forced: Bool[Tensor, " B"]) -> Decision:

@@ -58,7 +58,7 @@ sizes_drawn = st.lists(
 @settings(max_examples=60, deadline=None)
 def test_any_chunks_of_any_requests_equal_the_whole(sizes, random):
     pool = PagePool(64, SIZE)
-    memory = PageMemory(TINY, 64, SIZE, torch.float64, torch.device("cpu"))
+    memory = PageMemory(TINY, pool, torch.float64, torch.device("cpu"))
     if random.random() < 0.5:  # pages that are not consecutive
         taken = pool.take(40)
         pool.release(random.sample(taken, 20))
@@ -93,7 +93,8 @@ def test_any_chunks_of_any_requests_equal_the_whole(sizes, random):
 
 
 def test_a_window_may_be_computed_again_and_again():
-    pool, memory = PagePool(8, SIZE), PageMemory(TINY, 8, SIZE, torch.float64, torch.device("cpu"))
+    pool = PagePool(8, SIZE)
+    memory = PageMemory(TINY, pool, torch.float64, torch.device("cpu"))
     sequence = Sequence(pool, memory, seed=0, num_final=5, num_window=4, block=1)
     forward(memory, [sequence.rows(0, 5, True)], [sequence.token_ids])
     sequence.table.finish(sequence.token_ids[:5].tolist())
@@ -105,7 +106,8 @@ def test_a_window_may_be_computed_again_and_again():
 
 
 def test_another_request_in_the_batch_changes_no_bit():
-    pool, memory = PagePool(16, SIZE), PageMemory(TINY, 16, SIZE, torch.float64, torch.device("cpu"))
+    pool = PagePool(16, SIZE)
+    memory = PageMemory(TINY, pool, torch.float64, torch.device("cpu"))
     one = Sequence(pool, memory, seed=0, num_final=5, num_window=4, block=1)
     two = Sequence(pool, memory, seed=1, num_final=9, num_window=4, block=1)
     query, key, value = (torch.randn(1, heads, 22, 8, dtype=torch.float64) for heads in (4, 2, 2))
@@ -117,7 +119,7 @@ def test_another_request_in_the_batch_changes_no_bit():
 
 
 def test_memory_says_what_it_takes():
-    memory = PageMemory(TINY, 8, SIZE, torch.bfloat16, torch.device("cpu"))
+    memory = PageMemory(TINY, PagePool(8, SIZE), torch.bfloat16, torch.device("cpu"))
     assert memory.num_bytes == 2 * TINY.num_layers * 8 * SIZE * TINY.num_kv_heads * TINY.head_width * 2
     with pytest.raises(IndexError):
         memory.keys[TINY.num_layers]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicksilver.engine.pages import PagePool
-from quicksilver.engine.scheduler import Job, Scheduler, SchedulerConfig, Step
+from quicksilver.engine.scheduler import Job, Scheduler, SchedulerConfig, Share
 from quicksilver.errors import ConfigError, EngineError, OverloadedError
 
 
@@ -23,7 +23,7 @@ class FakeJob:
     priority: int = 0
     alignment: int = 1
     salt: bytes | None = b""
-    steps: list[Step] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
     num_masks: int = 0
 
     def __post_init__(self):
@@ -38,9 +38,9 @@ class FakeJob:
     def is_finished(self) -> bool:
         return self.num_blocks == 0
 
-    def take(self, step: Step) -> None:
-        self.steps.append(step)
-        if not step.has_window:
+    def take(self, share: Share) -> None:
+        self.shares.append(share)
+        if not share.has_window:
             return
         self.num_masks -= 1
         if self.num_masks == 0:
@@ -53,34 +53,34 @@ def scheduler_of(num_pages: int = 64, page_size: int = 4, **limits: int) -> Sche
     return Scheduler(SchedulerConfig(**({"row_budget": 16} | limits)), PagePool(num_pages, page_size))
 
 
-def tick(scheduler: Scheduler, jobs: dict[int, FakeJob]) -> list[Step]:
+def tick(scheduler: Scheduler, jobs: dict[int, FakeJob]) -> list[Share]:
     """One forward, checked against what a plan must be."""
-    steps = scheduler.plan()
-    for step in steps:
-        job = jobs[step.job_id]
-        cached = step.num_cached + step.num_context
+    shares = scheduler.plan()
+    for share in shares:
+        job = jobs[share.job_id]
+        cached = share.num_cached + share.num_context
         if job.salt is not None:
-            assert step.num_cached == scheduler.table(step.job_id).num_final
-            if step.has_window:
+            assert share.num_cached == scheduler.table(share.job_id).num_final
+            if share.has_window:
                 assert cached == len(job.context_ids)
-                assert scheduler.table(step.job_id).capacity >= cached + job.num_window
+                assert scheduler.table(share.job_id).capacity >= cached + job.num_window
             else:
-                assert step.num_context > 0
+                assert share.num_context > 0
                 assert cached <= len(job.context_ids)
                 assert cached % job.alignment == 0 or cached == len(job.context_ids)
-                assert scheduler.table(step.job_id).capacity >= cached
-    for step in steps:
-        scheduler.done(step)
-    for step in steps:
-        jobs[step.job_id].take(step)
-        if jobs[step.job_id].is_finished:
-            scheduler.remove(step.job_id)
+                assert scheduler.table(share.job_id).capacity >= cached
+    for share in shares:
+        scheduler.done(share)
+    for share in shares:
+        jobs[share.job_id].take(share)
+        if jobs[share.job_id].is_finished:
+            scheduler.remove(share.job_id)
     scheduler.check_integrity()
-    return steps
+    return shares
 
 
-def rows(step: Step, job: FakeJob) -> int:
-    return step.num_context + (job.num_window if step.has_window else 0)
+def rows(share: Share, job: FakeJob) -> int:
+    return share.num_context + (job.num_window if share.has_window else 0)
 
 
 def test_a_fake_job_is_a_job():
@@ -91,7 +91,7 @@ def test_prefill_and_first_window_share_a_forward_and_so_do_commit_and_next_wind
     scheduler, job = scheduler_of(), FakeJob(job_id=0, context_ids=list(range(6)), block_steps=2)
     scheduler.add(job)
     plans = [tick(scheduler, {0: job})[0] for _ in range(4)]
-    assert [(step.num_cached, step.num_context, step.has_window) for step in plans] == [
+    assert [(share.num_cached, share.num_context, share.has_window) for share in plans] == [
         (0, 6, True), (6, 0, True), (6, 4, True), (10, 0, True),
     ]  # fmt: skip
     assert (scheduler.num_running, scheduler.num_waiting) == (0, 0)
@@ -101,7 +101,7 @@ def test_a_long_prompt_comes_in_chunks_of_whole_blocks():
     scheduler, job = scheduler_of(row_budget=10), FakeJob(job_id=0, context_ids=list(range(23)), alignment=4)
     scheduler.add(job)
     plans = [tick(scheduler, {0: job})[0] for _ in range(3)]
-    assert [(step.num_cached, step.num_context, step.has_window) for step in plans] == [
+    assert [(share.num_cached, share.num_context, share.has_window) for share in plans] == [
         (0, 8, False), (8, 8, False), (16, 7, False),
     ]  # fmt: skip
 
@@ -110,13 +110,13 @@ def test_a_single_window_may_exceed_the_budget():
     scheduler, job = scheduler_of(row_budget=2), FakeJob(job_id=0, context_ids=[1, 2, 3])
     scheduler.add(job)
     plans = [tick(scheduler, {0: job})[0] for _ in range(3)]
-    assert [(step.num_context, step.has_window) for step in plans] == [(2, False), (1, False), (0, True)]
+    assert [(share.num_context, share.has_window) for share in plans] == [(2, False), (1, False), (0, True)]
 
 
 def test_canvases_without_cache_hold_no_pages():
     scheduler, job = scheduler_of(num_pages=1), FakeJob(job_id=0, context_ids=[], block=40, num_blocks=1, salt=None)
     scheduler.add(job)
-    assert [(step.num_context, step.has_window) for step in tick(scheduler, {0: job})] == [(0, True)]
+    assert [(share.num_context, share.has_window) for share in tick(scheduler, {0: job})] == [(0, True)]
     assert scheduler.table(0).pages == []
 
 
@@ -136,8 +136,8 @@ def test_a_shared_beginning_is_computed_once():
     scheduler.add(jobs[0])
     tick(scheduler, jobs)
     scheduler.add(jobs[1])
-    step = tick(scheduler, jobs)[1]
-    assert (step.job_id, step.num_cached, step.num_context) == (1, 8, 2)
+    share = tick(scheduler, jobs)[1]
+    assert (share.job_id, share.num_cached, share.num_context) == (1, 8, 2)
     assert scheduler.counters.num_adopted_positions == 8
 
 
@@ -154,8 +154,8 @@ def test_pages_go_to_the_request_that_came_first():
     assert all(job.is_finished for job in jobs.values())
     assert scheduler.counters.num_preemptions == 1
     # It came back with what it had committed, and computed that again.
-    assert [step.num_cached for step in jobs[1].steps].count(0) == 2
-    assert not any(step.num_cached == 0 for step in jobs[0].steps[1:])
+    assert [share.num_cached for share in jobs[1].shares].count(0) == 2
+    assert not any(share.num_cached == 0 for share in jobs[0].shares[1:])
 
 
 def test_an_edited_token_is_computed_again():
@@ -163,8 +163,8 @@ def test_an_edited_token_is_computed_again():
     scheduler.add(job)
     tick(scheduler, {0: job})
     scheduler.reopen(0, 9)
-    step = tick(scheduler, {0: job})[0]
-    assert (step.num_cached, step.num_context) == (9, 1)
+    share = tick(scheduler, {0: job})[0]
+    assert (share.num_cached, share.num_context) == (9, 1)
 
 
 def test_refusals():
@@ -194,7 +194,7 @@ jobs_drawn = st.lists(
         st.integers(0, 14),  # prompt
         st.sampled_from([1, 4, 7]),  # block
         st.integers(1, 3),  # blocks
-        st.integers(1, 3),  # steps
+        st.integers(1, 3),  # shares
         st.integers(-1, 1),  # priority
         st.sampled_from([b"", b"x", None]),
         st.integers(0, 12),  # tick of arrival
@@ -210,13 +210,13 @@ jobs_drawn = st.lists(
 def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_running, random):
     scheduler = scheduler_of(num_pages=num_pages, row_budget=row_budget, max_running=max_running)
     jobs, arrivals, aborts = {}, {}, {}
-    for number, (prompt, block, blocks, steps, priority, salt, arrival, abort) in enumerate(drawn):
+    for number, (prompt, block, blocks, shares, priority, salt, arrival, abort) in enumerate(drawn):
         jobs[number] = FakeJob(
             job_id=number,
             context_ids=[random.randint(0, 1) for _ in range(prompt)],
             block=block,
             num_blocks=blocks,
-            block_steps=steps,
+            block_steps=shares,
             priority=priority,
             alignment=block if random.random() < 0.3 else 1,
             salt=salt,
@@ -230,10 +230,10 @@ def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_run
             if aborts[number] == now and not jobs[number].is_finished:
                 scheduler.remove(number)
                 aborted.add(number)
-        steps = tick(scheduler, jobs)
-        used = [(rows(step, jobs[step.job_id]), step) for step in steps]
-        assert sum(count for count, _ in used) <= max(row_budget, *(count for count, _ in used), 0, 0)
-        assert len({step.job_id for step in steps}) == len(steps) <= max_running
+        shares = tick(scheduler, jobs)
+        used = [rows(share, jobs[share.job_id]) for share in shares]
+        assert sum(used) <= max([row_budget, *used])
+        assert len({share.job_id for share in shares}) == len(shares) <= max_running
         if all(jobs[n].is_finished or n in aborted for n in jobs):
             break
     assert all(job.is_finished or number in aborted for number, job in jobs.items())
