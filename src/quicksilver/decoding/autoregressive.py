@@ -6,7 +6,7 @@ import torch
 
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
-from quicksilver.decoding.ledger import Ledger, Step, commits
+from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, forbidden_tokens, special_ids
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import select_rows
@@ -58,7 +58,7 @@ def _generate(
             is_forbidden=forbidden_tokens(logits.shape[1], banned)[None],
         )
         step = _write_last(canvas, int(found.token_ids), float(found.confidence))
-        yield from ledger.record(canvas, step, spec.special.mask)
+        yield from ledger.record(Places.of(canvas), Marks.of(step), spec.special.mask)
         yield from commits(canvas, step.commit)
         canvas = canvas.commit(step.commit, step.token_ids, step.confidence, step=ledger.nfe, state=State.FINAL)
         yield ledger.frame(canvas)

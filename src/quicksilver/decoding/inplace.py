@@ -14,7 +14,7 @@ from torch import Tensor
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
-from quicksilver.decoding.ledger import commits
+from quicksilver.decoding.ledger import Places, commits
 from quicksilver.decoding.lengths import MEDIAN, HoleLength, length_changes, sampled_level, withheld_tokens
 from quicksilver.decoding.params import SamplingParams
 from quicksilver.decoding.protocol import CanvasLogits
@@ -182,10 +182,10 @@ def _change_lengths(
     )
     change = length_changes(canvas, expand, delete, lengths)
     run.ledger.record_resize(
-        canvas,
-        change != 0,
-        torch.where(change > 0, special.expand, special.delete),
-        torch.where(change > 0, expand, delete),
+        Places.of(canvas),
+        (change != 0).tolist(),
+        torch.where(change > 0, special.expand, special.delete).tolist(),
+        torch.where(change > 0, expand, delete).tolist(),
     )
     return change
 

@@ -1,6 +1,6 @@
 """The accounts of one request: forwards, edits, trace, and the events that report each step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,42 @@ class Step:
     is_settled: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a row of adjacent canvas positions stands."""
+
+    hole: Sequence[int]
+    offset: Sequence[int]
+    """In the hole."""
+    first: int = 0
+    """Position on the canvas of the first of them."""
+
+    @classmethod
+    def of(cls, canvas: Canvas) -> "Places":
+        return cls(canvas.hole.tolist(), canvas.offset.tolist())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marks:
+    """A step's decision in plain lists, one entry per place; ``Step`` says what the fields mean."""
+
+    token_ids: Sequence[int]
+    confidence: Sequence[float]
+    commit: Sequence[bool]
+    edit: Sequence[bool]
+    remask: Sequence[bool]
+
+    @classmethod
+    def of(cls, step: Step) -> "Marks":
+        return cls(
+            token_ids=step.token_ids.tolist(),
+            confidence=step.confidence.tolist(),
+            commit=step.commit.tolist(),
+            edit=step.edit.tolist(),
+            remask=step.remask.tolist(),
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
     """Adjacent marked positions of one hole."""
@@ -44,19 +80,18 @@ class Span:
     start: int
     """Offset in the hole."""
     index: slice
-    """Positions on the canvas."""
+    """Among the places."""
 
     @property
     def stop(self) -> int:
         return self.start + self.index.stop - self.index.start
 
 
-def spans(canvas: Canvas, where: Bool[Tensor, " L"]) -> Iterator[Span]:
+def spans(places: Places, marked: Sequence[bool]) -> Iterator[Span]:
     """The maximal runs of marked positions, hole by hole, in order."""
-    if not bool(where.any()):
+    if not any(marked):
         return
-    offset, hole = canvas.offset.tolist(), canvas.hole.tolist()
-    marked = where.tolist()
+    hole, offset = places.hole, places.offset
     start = 0
     while start < len(marked):
         if not marked[start]:
@@ -96,33 +131,31 @@ class Ledger:
             raise InputError(f"the denoiser gave NaN or infinite logits at forward {self.nfe}")
         return logits
 
-    def record(self, canvas: Canvas, step: Step, mask_id: int) -> list[Event]:
+    def record(self, places: Places, marks: Marks, mask_id: int) -> list[Event]:
         """Trace a step on the canvas it was decided for, and report what it writes and unwrites."""
-        self.num_edits += int(step.edit.sum())
+        self.num_edits += sum(marks.edit)
         events: list[Event] = []
-        for kind, where in ((Draft, step.commit), (Edit, step.edit)):
-            for span in spans(canvas, where):
-                tokens = tuple(step.token_ids[span.index].tolist())
-                confidence = tuple(step.confidence[span.index].tolist())
-                self._write_trace(span, tokens, confidence)
+        for kind, where in ((Draft, marks.commit), (Edit, marks.edit)):
+            for span in spans(places, where):
+                tokens, confidence = tuple(marks.token_ids[span.index]), tuple(marks.confidence[span.index])
+                self._write_trace(places, span, tokens, confidence)
                 events.append(kind(hole=span.hole, start=span.start, token_ids=tokens, confidence=confidence))
-        for span in spans(canvas, step.remask):
+        for span in spans(places, marks.remask):
             count = span.stop - span.start
-            self._write_trace(span, (mask_id,) * count, (0.0,) * count)
+            self._write_trace(places, span, (mask_id,) * count, (0.0,) * count)
             events.append(Remask(hole=span.hole, start=span.start, stop=span.stop))
         return events
 
     def record_resize(
-        self, canvas: Canvas, where: Bool[Tensor, " L"], token_ids: Int[Tensor, " L"], confidence: Float[Tensor, " L"]
+        self, places: Places, marked: Sequence[bool], token_ids: Sequence[int], confidence: Sequence[float]
     ) -> None:
         """Trace expand and delete decisions; their events depend on the order of application."""
-        for span in spans(canvas, where):
-            self._write_trace(span, tuple(token_ids[span.index].tolist()), tuple(confidence[span.index].tolist()))
+        for span in spans(places, marked):
+            self._write_trace(places, span, token_ids[span.index], confidence[span.index])
 
-    def _write_trace(self, span: Span, token_ids: tuple[int, ...], confidence: tuple[float, ...]) -> None:
-        for position, token, probability in zip(
-            range(span.index.start, span.index.stop), token_ids, confidence, strict=True
-        ):
+    def _write_trace(self, places: Places, span: Span, token_ids: Sequence[int], confidence: Sequence[float]) -> None:
+        start = places.first + span.index.start
+        for position, (token, probability) in enumerate(zip(token_ids, confidence, strict=True), start):
             self.trace.append(
                 TraceEntry(step=self.nfe, hole=span.hole, position=position, token_id=token, confidence=probability)
             )
@@ -140,11 +173,26 @@ class Ledger:
     def done(self, canvas: Canvas, num_holes: int, reason: FinishReason) -> Done:
         """The result: everything that stands in the holes of ``canvas``."""
         inside = [canvas.hole == hole for hole in range(num_holes)]
+        return self.result(
+            [tuple(canvas.token_ids[hole].tolist()) for hole in inside],
+            [tuple(canvas.confidence[hole].tolist()) for hole in inside],
+            [tuple(canvas.step_committed[hole].tolist()) for hole in inside],
+            reason,
+        )
+
+    def result(
+        self,
+        holes: Sequence[tuple[int, ...]],
+        confidence: Sequence[tuple[float, ...]],
+        step_committed: Sequence[tuple[int, ...]],
+        reason: FinishReason,
+    ) -> Done:
+        """The result of given holes; the arguments mean what ``Result``'s fields mean."""
         return Done(
             result=Result(
-                holes=tuple(tuple(canvas.token_ids[hole].tolist()) for hole in inside),
-                confidence=tuple(tuple(canvas.confidence[hole].tolist()) for hole in inside),
-                step_committed=tuple(tuple(canvas.step_committed[hole].tolist()) for hole in inside),
+                holes=tuple(holes),
+                confidence=tuple(confidence),
+                step_committed=tuple(step_committed),
                 nfe=self.nfe,
                 num_edits=self.num_edits,
                 finish_reason=reason,
@@ -155,4 +203,9 @@ class Ledger:
 
 def commits(canvas: Canvas, where: Bool[Tensor, " L"]) -> list[Event]:
     """The events that make the marked positions final."""
-    return [Commit(hole=span.hole, start=span.start, stop=span.stop) for span in spans(canvas, where)]
+    return commit_events(Places.of(canvas), where.tolist())
+
+
+def commit_events(places: Places, marked: Sequence[bool]) -> list[Event]:
+    """The events that make the marked positions final."""
+    return [Commit(hole=span.hole, start=span.start, stop=span.stop) for span in spans(places, marked)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.events import Done, Event, Result
-from quicksilver.decoding.ledger import Ledger, Step, commits
+from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.params import SamplingParams, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import decide
 from quicksilver.decoding.protocol import CanvasLogits
@@ -181,7 +181,7 @@ class Run:
 
     def apply(self, canvas: Canvas, step: Step) -> tuple[Canvas, list[Event]]:
         """The canvas after a step, and the events that lead there."""
-        events = self.ledger.record(canvas, step, self.spec.special.mask)
+        events = self.ledger.record(Places.of(canvas), Marks.of(step), self.spec.special.mask)
         if not self.policy.revises:
             events += commits(canvas, step.commit)
         state = State.DRAFT if self.policy.revises else State.FINAL
