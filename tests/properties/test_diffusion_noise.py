@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from quicksilver.diffusion.counter_rng import counter_uniform
 from quicksilver.diffusion.edit import edit_noise
 from quicksilver.diffusion.estimator import draw_counts, mask_exact_count, stratified_uniforms, target_counts
-from quicksilver.diffusion.variable_length import LengthNoise, apply_length_tokens, length_noise, start_noise
+from quicksilver.diffusion.variable_length import LengthNoise, apply_length_tokens, length_noise, resized_noise
 
 IDS = {"mask_id": 0, "expand_id": 1, "delete_id": 2}
 FIRST_CONTENT_ID = 3
@@ -41,10 +41,11 @@ def test_length_noise_round_trips(
     assert_undone(noise, content)
 
 
-@given(st.integers(0, 40), st.integers(1, 9))
-def test_a_first_canvas_round_trips(length: int, num_positions: int):
+@given(st.integers(0, 40), st.lists(st.booleans(), min_size=1, max_size=9))
+def test_a_resized_hole_round_trips(length: int, masked: list[bool]):
     content = 10 + torch.arange(length)
-    noise = start_noise(content, num_positions, **IDS)
+    noise = resized_noise(content, torch.tensor(masked), **IDS)
+    assert int(noise.is_masked.sum()) == sum(masked)
     assert torch.equal(noise.labels, right_answers(content, noise.stands_for))
     assert_undone(noise, content)
 

@@ -74,28 +74,43 @@ def length_noise(
     )
 
 
-def start_noise(
-    content: Int[Tensor, " n"], num_positions: int, *, mask_id: int, expand_id: int, delete_id: int
+def resized_noise(
+    content: Int[Tensor, " n"], is_masked: Bool[Tensor, " m"], *, mask_id: int, expand_id: int, delete_id: int
 ) -> LengthNoise:
-    """A hole as decoding meets it first: m = ``num_positions`` masks, whatever its length n.
+    """A hole of n tokens spread over m positions, whatever n is: as decoding meets it before it knows its length.
 
     If n < m the last m - n positions are deleted. Else every position stands for n // m tokens and the last n % m for
-    one more. So position i is deleted if n <= i, and below 2m tokens it expands if n >= 2m - i: the probabilities of
-    these labels are the length's distribution function.
+    one more. So position i is deleted if n <= i, and below 2m tokens it expands if n >= 2m - i: in a hole of masks the
+    probabilities of these labels are the length's distribution function.
+
+    A position that is not masked has been decided: it shows all its tokens, so one that stands for nothing is gone.
+    Which positions are masked must not depend on what they stand for, or masks alone would tell of the length.
+
+    Args:
+        content: the true tokens of the hole.
+        is_masked: which of the m positions are masks.
+        mask_id: input at masked positions.
+        expand_id: label of masks that stand for several tokens.
+        delete_id: label of masks that stand for none.
 
     Raises:
         ConfigError: there is no position.
     """
+    num_positions = len(is_masked)
     if num_positions < 1:
         raise ConfigError(f"a hole starts with at least one position, got {num_positions}")
     each, more = divmod(len(content), num_positions)
     place = torch.arange(num_positions)
     stands_for = each + (place >= num_positions - more).long() if each else (place < more).long()
-    first = (stands_for.cumsum(0) - stands_for).clamp(max=max(len(content) - 1, 0))
-    single = content[first] if len(content) else torch.full((num_positions,), delete_id)
-    labels = torch.where(stands_for > 1, expand_id, torch.where(stands_for == 0, delete_id, single))
-    is_masked = torch.ones(num_positions, dtype=torch.bool)
-    return LengthNoise(torch.full_like(labels, mask_id), labels, is_masked, stands_for)
+    copies = torch.where(is_masked, 1, stands_for)
+    origin = place.repeat_interleave(copies)
+    masked = is_masked[origin]
+    span = torch.where(masked, stands_for[origin], 1)
+    within = torch.arange(len(origin)) - (copies.cumsum(0) - copies)[origin]
+    # Positions that stand for nothing begin at n, just behind the content.
+    tokens = torch.cat([content, content.new_tensor([delete_id])])[(stands_for.cumsum(0) - stands_for)[origin] + within]
+    labels = torch.where(span > 1, expand_id, tokens)
+    return LengthNoise(torch.where(masked, mask_id, labels), labels, masked, span)
 
 
 def apply_length_tokens(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from quicksilver.diffusion.variable_length import apply_length_tokens, length_noise, start_noise
+from quicksilver.diffusion.variable_length import apply_length_tokens, length_noise, resized_noise
 from quicksilver.errors import ConfigError
 
 IDS = {"mask_id": 0, "expand_id": 1, "delete_id": 2}
@@ -72,7 +72,7 @@ def test_bad_parameters():
     ],
 )
 def test_the_labels_of_a_first_canvas_tell_its_length(length, labels):
-    noise = start_noise(torch.arange(10, 10 + length), 4, **IDS)
+    noise = resized_noise(torch.arange(10, 10 + length), torch.ones(4, dtype=torch.bool), **IDS)
     assert noise.labels.tolist() == labels
     assert noise.canvas_ids.tolist() == [0] * 4
     assert noise.is_masked.all()
@@ -82,4 +82,23 @@ def test_the_labels_of_a_first_canvas_tell_its_length(length, labels):
 
 def test_a_first_canvas_needs_a_position():
     with pytest.raises(ConfigError, match="at least one position"):
-        start_noise(torch.arange(3), 0, **IDS)
+        resized_noise(torch.arange(3), torch.ones(0, dtype=torch.bool), **IDS)
+
+
+@pytest.mark.parametrize(
+    ("length", "masked", "canvas", "labels"),
+    [
+        (2, "..M.", [10, 11, 0], [10, 11, 2]),  # the last position was decided: it is gone
+        (3, "M..M", [0, 11, 12, 0], [10, 11, 12, 2]),
+        (4, ".M..", [10, 0, 12, 13], [10, 11, 12, 13]),
+        (6, "M.M.", [0, 11, 0, 14, 15], [10, 11, 1, 14, 15]),  # the last position stood for two tokens
+        (9, "M..M", [0, 12, 13, 14, 15, 0], [1, 12, 13, 14, 15, 1]),
+    ],
+)
+def test_decided_positions_show_all_they_stand_for(length, masked, canvas, labels):
+    is_masked = torch.tensor([mark == "M" for mark in masked])
+    noise = resized_noise(torch.arange(10, 10 + length), is_masked, **IDS)
+    assert noise.canvas_ids.tolist() == canvas
+    assert noise.labels.tolist() == labels
+    assert noise.is_masked.tolist() == [token == 0 for token in canvas]
+    assert noise.stands_for.sum() == length

@@ -1,5 +1,7 @@
 """In-place canvases: holes, lengths, weights, and their rows."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,13 @@ from tests.fakes import SPECIAL
 
 NEWLINE, MASK, EXPAND, DELETE = 10, SPECIAL.mask, SPECIAL.expand, SPECIAL.delete
 TEXT = np.array([*range(20, 28), NEWLINE, *range(30, 37), NEWLINE, *range(40, 46), NEWLINE])
+
+
+class UnitNormal(np.random.Generator):
+    """A generator whose normal draws are 1."""
+
+    def standard_normal(self) -> float:
+        return 1.0
 
 
 def noiser(weighting: Weighting = Weighting.ELBO, **config: float) -> InPlaceNoise:
@@ -49,7 +58,7 @@ def test_holes_of_known_length_have_no_length_labels():
 
 
 def test_holes_of_unknown_length_get_both_length_labels():
-    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0, start_rate=0.0))
+    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0, start_rate=0.0, settled_rate=0.0))
     labels = torch.cat([canvas.labels for canvas in found])
     assert (labels == EXPAND).sum() > 20
     assert (labels == DELETE).sum() > 20
@@ -59,15 +68,68 @@ def test_holes_of_unknown_length_get_both_length_labels():
 
 
 def test_holes_may_look_as_decoding_meets_them_first():
-    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0, start_rate=1.0, start_length=6))
+    found = canvases(noiser(whole_rate=0.0, known_length_rate=0.0, start_rate=1.0, settled_rate=0.0, start_length=6))
     holes = [(canvas, hole) for canvas in found for hole in segments(canvas)]
     for canvas, hole in holes:
         assert hole.stop - hole.start == 6
         assert (canvas.token_ids[hole] == MASK).all()
     labels = torch.cat([canvas.labels[hole] for canvas, hole in holes])
     assert min((labels == EXPAND).sum(), (labels == DELETE).sum()) > 20
-    known = canvases(noiser(whole_rate=0.0, known_length_rate=1.0, start_rate=1.0))
+    known = canvases(noiser(whole_rate=0.0, known_length_rate=1.0, start_rate=1.0, settled_rate=0.0))
     assert any(canvas.is_editable.any() for canvas in known)
+
+
+def settled(content: torch.Tensor, uniform: float, seed: int, **config: float) -> Canvas:
+    """One hole after the first look."""
+    noise = noiser(whole_rate=0.0, start_rate=0.0, settled_rate=1.0, **config)
+    return noise._hole(content, uniform, False, np.random.default_rng(seed))
+
+
+def test_settled_holes_have_about_their_own_length_too_long_as_often_as_too_short():
+    content = torch.arange(20, 60)
+    # All masked: the canvas has as many positions as were drawn.
+    sizes = np.array([len(settled(content, 1.0 - 1e-9, seed).labels) for seed in range(400)])
+    logs = np.log(sizes / 40)
+    # Standard errors of mean and deviation are 0.0175 and 0.0124; 4 of them.
+    assert abs(logs.mean()) < 0.07
+    assert abs(logs.std() - 0.35) < 0.05
+    assert {len(settled(content, 1.0 - 1e-9, seed, settled_spread=0.0).labels) for seed in range(9)} == {40}
+    assert len(settled(torch.tensor([20]), 0.5, 0, settled_spread=0.1).labels) == 1
+
+
+def test_settled_holes_show_what_is_decided():
+    content = torch.arange(20, 50)
+    found = [settled(content, seed / 200, seed) for seed in range(200)]
+    for canvas in found:
+        is_masked = canvas.token_ids == MASK
+        assert torch.equal(canvas.is_editable, ~is_masked)
+        assert torch.equal(canvas.token_ids[~is_masked], canvas.labels[~is_masked])
+        # Tokens keep their order, and only expand stands for those that are missing.
+        tokens = canvas.labels[canvas.labels >= 20]
+        assert (tokens.diff() > 0).all()
+        assert (len(tokens) == 30) == (not (canvas.labels == EXPAND).any())
+        # By what the model sees, never by a label.
+        assert canvas.weights[is_masked].tolist() == pytest.approx(
+            [len(canvas.labels) / int(is_masked.sum())] * int(is_masked.sum())
+        )
+    labels = torch.cat([canvas.labels for canvas in found])
+    visible = torch.cat([canvas.is_editable for canvas in found])
+    assert min((labels == EXPAND).sum(), (labels == DELETE).sum(), visible.sum()) > 100
+
+
+def test_a_lone_mask_at_the_end_of_a_settled_hole_is_as_often_deleted_as_its_length_says():
+    # Two texts as alike as can be: n = 9 and n = 10, both on 10 positions. Were masks laid by labels, a lone mask at
+    # the end would be ten times likelier where it is to be deleted.
+    content = torch.arange(20, 30)
+    lone = {9: 0, 10: 0}
+    for size in lone:
+        for seed in range(400):
+            spread = math.log(10 / size)  # z = 1 gives 10 positions
+            noise = noiser(whole_rate=0.0, start_rate=0.0, settled_rate=1.0, settled_spread=spread)
+            canvas = noise._hole(content[:size], 0.05, False, UnitNormal(np.random.PCG64(seed)))
+            lone[size] += (canvas.token_ids == MASK).tolist() == [False] * 9 + [True]
+    # 40 expected, standard deviation 6; 5 of them.
+    assert all(abs(count - 40) < 30 for count in lone.values())
 
 
 def segments(canvas: Canvas) -> list[slice]:
@@ -78,7 +140,7 @@ def segments(canvas: Canvas) -> list[slice]:
 
 
 def test_labels_of_a_hole_weigh_alike():
-    rates = {"whole_rate": 0.0, "known_length_rate": 0.0, "start_rate": 0.0, "extra_rate": 1.0}
+    rates = {"whole_rate": 0.0, "known_length_rate": 0.0, "start_rate": 0.0, "settled_rate": 0.0, "extra_rate": 1.0}
     for canvas in canvases(noiser(**rates)):
         for hole in segments(canvas):
             labels, weights = canvas.labels[hole], canvas.weights[hole]
@@ -169,7 +231,15 @@ def test_a_spec_without_length_tokens_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "config", [{"whole_rate": 1.5}, {"min_coverage": 0.6, "max_coverage": 0.5}, {"known_length_rate": -0.1}]
+    "config",
+    [
+        {"whole_rate": 1.5},
+        {"min_coverage": 0.6, "max_coverage": 0.5},
+        {"known_length_rate": -0.1},
+        {"start_rate": 0.5, "settled_rate": 0.6},
+        {"settled_rate": -0.1},
+        {"settled_spread": -1.0},
+    ],
 )
 def test_bad_configs_are_errors(config):
     with pytest.raises(ConfigError):

@@ -4,6 +4,7 @@ Most documents train filling (a few holes, their length hidden by expand and del
 from end to end, which gives several times more predictions per forward. Each hole is a block of the estimator.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from quicksilver.diffusion.estimator import draw_counts, token_weights
 from quicksilver.diffusion.spec import SpecialIds
-from quicksilver.diffusion.variable_length import LengthNoise, length_noise, start_noise
+from quicksilver.diffusion.variable_length import LengthNoise, length_noise, resized_noise
 from quicksilver.errors import ConfigError
 from quicksilver.models.topology import Topology
 from quicksilver.training.batch import MicroBatch
@@ -48,9 +49,14 @@ class InPlaceConfig:
     """Most delete positions of a hole."""
     start_length: int = 16
     """Masks that decoding starts a hole with; the spec's ``hole_length``."""
-    start_rate: float = 0.5
+    start_rate: float = 0.4
     """Share of holes of unknown length that look as decoding meets them first: ``start_length`` masks, whatever their
-    length. Only there must it be told from the text around the hole alone. The rates above are of the others."""
+    length. Only there must it be told from the text around the hole alone."""
+    settled_rate: float = 0.3
+    """Share of holes of unknown length that look as they do after decoding's first look: about as many positions as
+    tokens, too many as often as too few. The rates of merges and extra positions are of the holes left over."""
+    settled_spread: float = 0.35
+    """Standard deviation of the logarithm of a settled hole's positions over its tokens."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -62,11 +68,16 @@ class InPlaceConfig:
             "max_merge_rate",
             "extra_rate",
             "start_rate",
+            "settled_rate",
         ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if self.min_coverage > self.max_coverage:
             raise ConfigError(f"min_coverage {self.min_coverage} exceeds max_coverage {self.max_coverage}")
+        if self.start_rate + self.settled_rate > 1.0:
+            raise ConfigError(f"start_rate {self.start_rate} and settled_rate {self.settled_rate} exceed 1 together")
+        if self.settled_spread < 0:
+            raise ConfigError(f"settled_spread must not be negative, got {self.settled_spread}")
         if min(self.max_extra, self.start_length) < 1:
             raise ConfigError("max_extra and start_length must be at least 1")
 
@@ -129,19 +140,30 @@ class InPlaceNoise:
     def _noisy(
         self, content: Int[Tensor, " n"], uniform: float, is_known_length: bool, rng: np.random.Generator
     ) -> LengthNoise:
-        """As decoding starts, or an exact count of masks under length noise."""
-        config = self._config
-        if not is_known_length and rng.random() < config.start_rate:
-            return start_noise(content, config.start_length, **self._ids)
-        count = draw_counts(torch.tensor([uniform], dtype=torch.float64), torch.tensor([len(content)]))
-        is_masked = torch.zeros(len(content), dtype=torch.bool)
-        is_masked[torch.from_numpy(rng.permutation(len(content))[: int(count)])] = True
-        draws = torch.from_numpy(rng.random(len(content)))
+        """As decoding meets the hole at first or after a look, or an exact count of masks under length noise."""
+        config, num_tokens = self._config, len(content)
         if is_known_length:
-            return length_noise(content, is_masked, 0, draws, 0.0, **self._ids)
+            is_masked = _exact_count(num_tokens, uniform, rng)
+            return length_noise(content, is_masked, 0, torch.zeros(num_tokens), 0.0, **self._ids)
+        kind = rng.random()
+        if kind < config.start_rate:
+            return resized_noise(content, torch.ones(config.start_length, dtype=torch.bool), **self._ids)
+        if kind < config.start_rate + config.settled_rate:
+            factor = math.exp(config.settled_spread * rng.standard_normal())
+            return resized_noise(content, _exact_count(max(1, round(num_tokens * factor)), uniform, rng), **self._ids)
+        is_masked = _exact_count(num_tokens, uniform, rng)
+        draws = torch.from_numpy(rng.random(num_tokens))
         merge_rate = rng.uniform(0.0, config.max_merge_rate) if rng.random() < config.merge_rate else 0.0
         num_extra = int(rng.integers(1, config.max_extra + 1)) if rng.random() < config.extra_rate else 0
         return length_noise(content, is_masked, num_extra, draws, merge_rate, **self._ids)
+
+
+def _exact_count(num_positions: int, uniform: float, rng: np.random.Generator) -> Bool[Tensor, " n"]:
+    """A random set of masks, its size by the estimator's draw."""
+    count = draw_counts(torch.tensor([uniform], dtype=torch.float64), torch.tensor([num_positions]))
+    is_masked = torch.zeros(num_positions, dtype=torch.bool)
+    is_masked[torch.from_numpy(rng.permutation(num_positions)[: int(count)])] = True
+    return is_masked
 
 
 def _visible(token_ids: Int[Tensor, " n"]) -> Canvas:
