@@ -1,5 +1,6 @@
 """Decoding: canvas, policies and the plain reference sampler. It sees logits, not models."""
 
+from quicksilver.decoding.adjustments import Adjustments, adjust, canvas_adjustments, token_adjustments
 from quicksilver.decoding.autoregressive import generate_autoregressive
 from quicksilver.decoding.blockwise import generate, infill_psm, psm_prompt
 from quicksilver.decoding.canvas import NO_HOLE, Canvas, State
@@ -43,6 +44,7 @@ from quicksilver.decoding.window import Decision, Window
 __all__ = [
     "NO_HOLE",
     "POLICY_NAMES",
+    "Adjustments",
     "Candidates",
     "Canvas",
     "CanvasLogits",
@@ -76,6 +78,8 @@ __all__ = [
     "Text",
     "TraceEntry",
     "Window",
+    "adjust",
+    "canvas_adjustments",
     "decide",
     "final_result",
     "generate",
@@ -86,4 +90,5 @@ __all__ = [
     "psm_prompt",
     "resolve_policy",
     "select",
+    "token_adjustments",
 ]

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from quicksilver.decoding.adjustments import canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
@@ -49,6 +50,7 @@ def _generate(
         positions = torch.arange(len(canvas))
         # One block per position is causal attention; the row of the dummy mask predicts the next token.
         logits = ledger.forward(logits_fn, canvas.token_ids, positions)
+        params.check_vocabulary(logits.shape[1])
         found = select_rows(
             logits[last:],
             params,
@@ -56,6 +58,7 @@ def _generate(
             positions=positions[last:],
             step=0,
             is_forbidden=forbidden_tokens(logits.shape[1], banned)[None],
+            adjustments=canvas_adjustments(params, canvas, 1),
         )
         step = _write_last(canvas, int(found.token_ids), float(found.confidence))
         yield from ledger.record(Places.of(canvas), Marks.of(step), spec.special.mask)

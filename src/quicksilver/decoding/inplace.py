@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.decoding.adjustments import adjust, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
@@ -176,7 +177,8 @@ def _change_lengths(
     if special.expand is None or special.delete is None or not any(entry.changes_left for entry in lengths):
         return torch.zeros(len(canvas), dtype=torch.int64)
     index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
-    probs = torch.softmax(logits.float().cpu().masked_fill(is_forbidden, -torch.inf), dim=-1)
+    adjusted = adjust(logits.cpu(), canvas_adjustments(run.params, canvas, logits.shape[0]))
+    probs = torch.softmax(adjusted.masked_fill(is_forbidden, -torch.inf), dim=-1)
     expand, delete = (
         torch.zeros(len(canvas)).scatter(0, index, probs[:, token]) for token in (special.expand, special.delete)
     )

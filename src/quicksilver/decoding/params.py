@@ -12,6 +12,11 @@ from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 
 DEFAULT_MAX_TOKENS = 256
+MAX_BIAS = 100.0
+"""As in the OpenAI API."""
+MAX_REPETITION_PENALTY = 100.0
+MAX_PENALTY = 2.0
+"""Of presence and frequency, as in the OpenAI API."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +43,15 @@ class SamplingParams:
     """Needed, and read, only when the canvas starts as uniform noise: random tokens are drawn below it."""
     forbidden_ids: tuple[int, ...] = ()
     """Never written, beyond the special tokens named in the spec: for example a tokenizer's reserved ids."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids and what is added to their logits, in [-100, 100]. What is never written stays so."""
+    repetition_penalty: float = 1.0
+    """Divides the positive logits of tokens that are visible on the canvas, prompt included, and multiplies the
+    negative ones; in [0.01, 100], above 1 discourages. See ``adjustments``."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logits of tokens that this request has written and that are visible; in [-2, 2]."""
+    frequency_penalty: float = 0.0
+    """The same, once for every time that the token is visible; in [-2, 2]."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature >= 0:
@@ -50,6 +64,35 @@ class SamplingParams:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must lie in (0, 1], got {self.top_p}")
+        self._check_adjustments()
+
+    def _check_adjustments(self) -> None:
+        biased = [token for token, _ in self.logit_bias]
+        if len(set(biased)) != len(biased):
+            raise ConfigError(f"logit_bias names a token id more than once: {self.logit_bias}")
+        for token, value in self.logit_bias:
+            _within(f"logit_bias of token id {token}", value, -MAX_BIAS, MAX_BIAS)
+        _within("repetition_penalty", self.repetition_penalty, 1 / MAX_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
+        _within("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY)
+        _within("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY)
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether a step needs ``adjustments``."""
+        has_penalty = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        return bool(self.logit_bias) or has_penalty
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ConfigError if a token id of ``logit_bias`` is outside the vocabulary."""
+        for token, _ in self.logit_bias:
+            if not 0 <= token < vocab_size:
+                raise ConfigError(f"logit_bias: token id {token} is outside the vocabulary of {vocab_size}")
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    # Written so that NaN fails too.
+    if not least <= value <= most:
+        raise ConfigError(f"{name} must lie in [{least:g}, {most:g}], got {value}")
 
 
 def resolve_policy(spec: DiffusionSpec, params: SamplingParams) -> Policy:

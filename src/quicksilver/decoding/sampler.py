@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.events import Done, Event, Result
@@ -85,6 +86,7 @@ class Run:
     def is_forbidden(self, vocab_size: int) -> Bool[Tensor, " V"]:
         """Tokens that are never written: the special ones and the request's own."""
         if self._is_forbidden is None or self._is_forbidden.shape[0] != vocab_size:
+            self.params.check_vocabulary(vocab_size)
             self._is_forbidden = forbidden_tokens(vocab_size, special_ids(self.spec) | set(self.params.forbidden_ids))
         return self._is_forbidden
 
@@ -117,6 +119,8 @@ class Run:
     ) -> Step:
         """The policy's decision about the open positions of the window, or all their masks if ``is_forced``.
 
+        ``logits`` are the denoiser's: bias and penalties are added here, for what is visible on ``canvas``.
+
         Raises:
             ConfigError: the policy committed nothing although there are masks.
         """
@@ -129,6 +133,7 @@ class Run:
             step=block.step,
             is_forbidden=is_forbidden,
             is_withheld=is_withheld,
+            adjustments=canvas_adjustments(self.params, canvas, logits.shape[0]),
         )
         seen = self._window(canvas, found, index, positions, block, window)
         decision = decide(seen, [self.policy])
@@ -206,6 +211,7 @@ def select_rows(
     step: int,
     is_forbidden: Bool[Tensor, "#N V"],
     is_withheld: Bool[Tensor, "#N V"] | None = None,
+    adjustments: Adjustments | None = None,
 ) -> Candidates:
     """Select for rows of one request, on the device of the logits; the answer is on the CPU."""
     count, device = logits.shape[0], logits.device
@@ -219,6 +225,7 @@ def select_rows(
         step=torch.full((count,), step, device=device),
         top_k=None if params.top_k is None else torch.full((count,), params.top_k, device=device),
         top_p=None if params.top_p is None else torch.full((count,), float(params.top_p), device=device),
+        adjustments=None if adjustments is None else adjustments.to(device),
     )
     return found.to(torch.device("cpu"))
 

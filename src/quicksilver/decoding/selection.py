@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.decoding.adjustments import Adjustments, adjust
 from quicksilver.decoding.draws import Purpose, draw_per_token
 
 
@@ -41,6 +42,7 @@ def select(
     is_withheld: Bool[Tensor, "#N V"] | None = None,
     top_k: Int[Tensor, " N"] | None = None,
     top_p: Float[Tensor, " N"] | None = None,
+    adjustments: Adjustments | None = None,
 ) -> Candidates:
     """Choose one token per row.
 
@@ -59,9 +61,10 @@ def select(
         step: the denoising step within the block.
         top_k: keep the k likeliest tokens when sampling.
         top_p: keep the smallest set of likeliest tokens whose probability at this temperature reaches p.
+        adjustments: bias and penalties, made first: all numbers are those of the adjusted logits.
     """
     vocabulary = torch.arange(logits.shape[1], device=logits.device)
-    allowed = logits.float().masked_fill(is_forbidden, -torch.inf)
+    allowed = adjust(logits, adjustments).masked_fill(is_forbidden, -torch.inf)
     probs = torch.softmax(allowed, dim=-1)
     choosable = allowed
     if is_withheld is not None:
