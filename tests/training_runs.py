@@ -44,6 +44,11 @@ def tiny_tokenizer() -> Tokenizer:
     return train_tokenizer([source(index) for index in range(40)], vocab_size=384)
 
 
+def no_nodes(token_ids: np.ndarray) -> np.ndarray:
+    """The syntax of tokens that are no Python."""
+    return np.zeros((0, 2), dtype=np.int64)
+
+
 def write_corpus(folder: Path, num_documents: int = 40) -> Path:
     """Token files of all splits and a tokenizer."""
     tokenizer = tiny_tokenizer()

@@ -28,7 +28,7 @@ from quicksilver.training.data.views import ViewMix, Views
 from quicksilver.training.data.windows import Piece
 from quicksilver.training.lr_schedule import WarmupStableDecay
 from quicksilver.training.trainer import Trainer
-from tests.training_runs import tiny_recipe, tiny_spec, tiny_tokenizer, write_corpus
+from tests.training_runs import no_nodes, tiny_recipe, tiny_spec, tiny_tokenizer, write_corpus
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -180,7 +180,7 @@ class OneFile:
 
     def micro_batches(self, step: int, rank: int, num_ranks: int) -> list[MicroBatch]:
         special = tiny_spec(Objective.MASK).special
-        views = Views(ViewMix(), special, frozenset(), tiny_tokenizer().newline_id, list, str, (13, 14))
+        views = Views(ViewMix(), special, frozenset(), tiny_tokenizer().newline_id, list, str, (13, 14), no_nodes)
         noise = InPlaceNoise(views, special, InPlaceConfig(whole_rate=0.5, known_length_rate=1.0), NoiseConfig())
         rng = np.random.default_rng(step)
         uniforms = spread_uniforms(self.num_rows, 1, seed=0, step=step)

@@ -12,6 +12,7 @@ from quicksilver.diffusion.spec import Objective
 from quicksilver.diffusion.variable_length import apply_length_tokens
 from quicksilver.training.data.in_place import InPlaceConfig, InPlaceNoise
 from quicksilver.training.data.noising import NoiseConfig
+from quicksilver.training.data.syntax import SyntaxSpans
 from quicksilver.training.data.views import ViewMix, Views, damage
 from quicksilver.training.data.windows import Piece
 from tests.training_runs import tiny_spec, tiny_tokenizer
@@ -25,17 +26,26 @@ seeds = st.integers(0, 2**32 - 1)
 def views(**mix: float) -> Views:
     tokenizer = tiny_tokenizer()
     edit = (tokenizer.id_of("<edit_before>"), tokenizer.id_of("<edit_after>"))
-    return Views(ViewMix(**mix), SPECIAL, SENTINELS, tokenizer.newline_id, tokenizer.encode, tokenizer.decode, edit)
+    return Views(
+        ViewMix(**mix),
+        SPECIAL,
+        SENTINELS,
+        tokenizer.newline_id,
+        tokenizer.encode,
+        tokenizer.decode,
+        edit,
+        SyntaxSpans(tokenizer),
+    )
 
 
 def encoded(text: str) -> np.ndarray:
     return np.array(tiny_tokenizer().encode(text), dtype=np.int64)
 
 
-@given(texts, seeds, st.floats(0, 1))
+@given(texts, seeds, st.floats(0, 1), st.sampled_from([0.0, 1.0]))
 @settings(max_examples=150)
-def test_prefix_middle_and_suffix_join_to_the_text(text, seed, char_cut_rate):
-    split = views(char_cut_rate=char_cut_rate).cut(encoded(text), np.random.default_rng(seed))
+def test_prefix_middle_and_suffix_join_to_the_text(text, seed, char_cut_rate, ast_rate):
+    split = views(char_cut_rate=char_cut_rate, ast_rate=ast_rate).cut(encoded(text), np.random.default_rng(seed))
     assert len(split.middle) > 0
     joined = np.concatenate([split.prefix, split.middle, split.suffix])
     assert tiny_tokenizer().decode(joined.tolist()) == text
@@ -53,11 +63,11 @@ def test_character_cuts_keep_characters_whole(text, seed):
         assert "".join(parts) == text
 
 
-@given(texts, seeds, st.floats(0.05, 0.9))
+@given(texts, seeds, st.floats(0.05, 0.9), st.sampled_from([0.0, 1.0]))
 @settings(max_examples=100)
-def test_holes_are_disjoint_apart_and_inside(text, seed, coverage):
+def test_holes_are_disjoint_apart_and_inside(text, seed, coverage, ast_rate):
     tokens = encoded(text)
-    spans = views().holes(tokens, coverage, np.random.default_rng(seed))
+    spans = views(ast_rate=ast_rate).holes(tokens, coverage, np.random.default_rng(seed))
     assert spans
     assert all(0 <= low < high <= len(tokens) for low, high in spans)
     assert all(stop < start for (_, stop), (start, _) in itertools.pairwise(spans))

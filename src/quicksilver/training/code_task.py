@@ -26,6 +26,7 @@ from quicksilver.training.corpus.token_file import TokenFile
 from quicksilver.training.data.in_place import InPlaceConfig, InPlaceNoise, in_place_batch
 from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw, autoregressive_batch, noise_training_pair
 from quicksilver.training.data.rows import pack_rows
+from quicksilver.training.data.syntax import SyntaxSpans
 from quicksilver.training.data.views import Document, ViewMix, Views
 from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece, Windows
 from quicksilver.training.lr_schedule import WarmupStableDecay
@@ -108,6 +109,7 @@ class CodeTask:
             self._tokenizer.encode,
             self._tokenizer.decode,
             (self._tokenizer.id_of("<edit_before>"), self._tokenizer.id_of("<edit_after>")),
+            SyntaxSpans(self._tokenizer),
         )
 
     @property

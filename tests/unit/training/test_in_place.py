@@ -14,6 +14,7 @@ from quicksilver.training.data.noising import Editor, NoiseConfig, NoiseDraw
 from quicksilver.training.data.views import ViewMix, Views
 from quicksilver.training.data.windows import Piece
 from tests.fakes import SPECIAL
+from tests.training_runs import no_nodes
 
 NEWLINE, MASK, EXPAND, DELETE = 10, SPECIAL.mask, SPECIAL.expand, SPECIAL.delete
 TEXT = np.array([*range(20, 28), NEWLINE, *range(30, 37), NEWLINE, *range(40, 46), NEWLINE])
@@ -27,7 +28,7 @@ class UnitNormal(np.random.Generator):
 
 
 def noiser(weighting: Weighting = Weighting.ELBO, **config: float) -> InPlaceNoise:
-    views = Views(ViewMix(), SPECIAL, frozenset(range(10)) - {1}, NEWLINE, list, str, (13, 14))
+    views = Views(ViewMix(), SPECIAL, frozenset(range(10)) - {1}, NEWLINE, list, str, (13, 14), no_nodes)
     return InPlaceNoise(views, SPECIAL, InPlaceConfig(**config), NoiseConfig(weighting=weighting))
 
 
@@ -225,7 +226,7 @@ def test_edits_touch_visible_hole_tokens_only():
 
 def test_a_spec_without_length_tokens_is_an_error():
     special = SpecialIds(pad=0, eos=1, mask=2, canvas=8)
-    views = Views(ViewMix(), special, frozenset(), NEWLINE, list, str, (13, 14))
+    views = Views(ViewMix(), special, frozenset(), NEWLINE, list, str, (13, 14), no_nodes)
     with pytest.raises(ConfigError, match="expand and delete"):
         InPlaceNoise(views, special, InPlaceConfig(), NoiseConfig())
 

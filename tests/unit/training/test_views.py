@@ -9,6 +9,7 @@ from quicksilver.errors import ConfigError
 from quicksilver.training.data.views import Split, ViewMix, Views, damage, prompt_response
 from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece
 from tests.fakes import SPECIAL
+from tests.training_runs import no_nodes
 
 NEWLINE, BEFORE, AFTER = 10, 13, 14
 SENTINELS = frozenset(range(10)) - {SPECIAL.eos} | {BEFORE, AFTER}
@@ -23,7 +24,7 @@ def ascii_encode(text: str) -> list[int]:
 
 
 def views(**mix: float) -> Views:
-    return Views(ViewMix(**mix), SPECIAL, SENTINELS, NEWLINE, ascii_encode, ascii_decode, (BEFORE, AFTER))
+    return Views(ViewMix(**mix), SPECIAL, SENTINELS, NEWLINE, ascii_encode, ascii_decode, (BEFORE, AFTER), no_nodes)
 
 
 def ids(*token_ids: int) -> np.ndarray:
@@ -165,15 +166,43 @@ def test_split_cuts_at_line_starts_and_leaves_no_scraps():
     assert views(split_rate=0.0).split(piece, np.random.default_rng(0)) == [piece]
 
 
+def test_middles_and_holes_are_nodes_of_the_syntax_tree():
+    tokens = lines(6, 7, 8)
+    nodes = np.array([[1, 4], [9, 12], [15, 20]])
+    view = Views(
+        ViewMix(ast_rate=1.0, char_cut_rate=0.0),
+        SPECIAL,
+        SENTINELS,
+        NEWLINE,
+        ascii_encode,
+        ascii_decode,
+        (BEFORE, AFTER),
+        lambda token_ids: nodes,
+    )
+    rng = np.random.default_rng(4)
+    cuts = [view.cut(tokens, rng) for _ in range(60)]
+    assert {(len(cut.prefix), len(cut.prefix) + len(cut.middle)) for cut in cuts} == set(map(tuple, nodes.tolist()))
+    assert all(np.array_equal(np.concatenate([c.prefix, c.middle, c.suffix]), tokens) for c in cuts)
+    holes = [view.holes(tokens, 0.3, rng) for _ in range(20)]
+    assert all(set(spans) <= set(map(tuple, nodes.tolist())) for spans in holes)
+
+
 def test_a_view_without_its_sentinel_is_an_error():
     special = replace(SPECIAL, file=None)
-    view = Views(ViewMix(), special, SENTINELS, NEWLINE, ascii_encode, ascii_decode, (BEFORE, AFTER))
+    view = Views(ViewMix(), special, SENTINELS, NEWLINE, ascii_encode, ascii_decode, (BEFORE, AFTER), no_nodes)
     with pytest.raises(ConfigError, match="sentinel"):
         view.left_to_right(Piece(ids(50, 51), False), 2, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
-    "mix", [{"left_to_right": 0.9}, {"split_rate": 1.5}, {"char_cut_rate": -0.1}, {"left_to_right": 1.4, "edit": -0.8}]
+    "mix",
+    [
+        {"left_to_right": 0.9},
+        {"split_rate": 1.5},
+        {"char_cut_rate": -0.1},
+        {"ast_rate": 1.1},
+        {"left_to_right": 1.4, "edit": -0.8},
+    ],
 )
 def test_bad_mixes_are_errors(mix):
     with pytest.raises(ConfigError):

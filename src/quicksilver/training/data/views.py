@@ -19,6 +19,7 @@ import numpy as np
 
 from quicksilver.diffusion.spec import SpecialIds
 from quicksilver.errors import ConfigError
+from quicksilver.training.data.spans import Spans, line_starts
 from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece
 
 
@@ -33,12 +34,14 @@ class ViewMix:
     """Probability that a piece is cut into up to four shorter documents, so that short contexts are not rare."""
     char_cut_rate: float = 0.25
     """Probability that a hole's ends are cut between characters and re-tokenized, not between tokens."""
+    ast_rate: float = 0.25
+    """Probability that a hole or a middle is a node of the syntax tree. 0 parses nothing."""
 
     def __post_init__(self) -> None:
         total = self.left_to_right + self.fill_in_middle + self.edit
         if abs(total - 1.0) > 1e-9:
             raise ConfigError(f"view shares must add up to 1, got {total}")
-        for name in ("left_to_right", "fill_in_middle", "edit", "split_rate", "char_cut_rate"):
+        for name in ("left_to_right", "fill_in_middle", "edit", "split_rate", "char_cut_rate", "ast_rate"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -111,6 +114,7 @@ class Views:
         encode: Callable[[str], list[int]],
         decode: Callable[[list[int]], str],
         edit_sentinels: tuple[int, int],
+        find_nodes: Callable[[np.ndarray], np.ndarray],
     ) -> None:
         self._mix = mix
         self._special = special
@@ -118,6 +122,7 @@ class Views:
         self._newline_id = newline_id
         self._encode = encode
         self._decode = decode
+        self._find_nodes = find_nodes
         self._edit_before, self._edit_after = (np.array([token]) for token in edit_sentinels)
 
     def split(self, piece: Piece, rng: np.random.Generator) -> list[Piece]:
@@ -160,7 +165,7 @@ class Views:
 
     def _edit_stop(self, token_ids: np.ndarray, rng: np.random.Generator) -> int:
         """End of the first few lines: at most 12, so that code before and after an edit fit a short context."""
-        starts = self._line_starts(token_ids)
+        starts = line_starts(token_ids, self._newline_id)
         last = int(rng.integers(1, 13))
         return int(starts[last]) if last < len(starts) else len(token_ids)
 
@@ -172,8 +177,8 @@ class Views:
         )
 
     def cut(self, token_ids: np.ndarray, rng: np.random.Generator) -> Split:
-        """A middle of one to four whole lines, or the rest of a line, or any short span of tokens or characters."""
-        low, high = self._span(token_ids, rng)
+        """A middle drawn by ``Spans``; its ends may lie between characters."""
+        low, high = self._spans(token_ids).draw(rng)
         if rng.random() >= self._mix.char_cut_rate:
             return Split(token_ids[:low], token_ids[low:high], token_ids[high:])
         # Widen by one token on each side, then cut inside: what remains of both is re-tokenized with its neighbours.
@@ -188,30 +193,13 @@ class Views:
         )
         return Split(np.concatenate([token_ids[:low], before]), inside, np.concatenate([after, token_ids[high:]]))
 
-    def _span(self, token_ids: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
-        length = len(token_ids)
-        starts = self._line_starts(token_ids)
-        at = int(rng.integers(len(starts)))
-        kind = rng.random()
-        if kind < 0.6:  # whole lines, mostly one
-            last = min(at + int(rng.choice([1, 2, 3, 4], p=[0.7, 0.15, 0.1, 0.05])), len(starts))
-            return int(starts[at]), int(starts[last]) if last < len(starts) else length
-        low = int(rng.integers(length - 1))
-        if kind < 0.8:  # the rest of a line
-            ends = np.flatnonzero(token_ids[low:] == self._newline_id)
-            return low, low + max(int(ends[0]), 1) if len(ends) else length
-        return low, min(low + int(rng.integers(1, 25)), length)
-
-    def _line_starts(self, token_ids: np.ndarray) -> np.ndarray:
-        starts = np.concatenate([[0], np.flatnonzero(token_ids == self._newline_id) + 1])
-        return starts[starts < len(token_ids)]
-
     def holes(self, token_ids: np.ndarray, coverage: float, rng: np.random.Generator) -> list[tuple[int, int]]:
         """Disjoint spans [start, stop) that together cover about ``coverage`` of the tokens, at least one, in order."""
         is_hole = np.zeros(len(token_ids), dtype=bool)
         spans: list[tuple[int, int]] = []
+        source = self._spans(token_ids)
         while not spans or is_hole.mean() < coverage:
-            low, high = self._span(token_ids, rng)
+            low, high = source.draw(rng)
             # A gap of one visible token keeps neighbouring holes apart.
             if is_hole[max(low - 1, 0) : high + 1].any():
                 if rng.random() < 0.2:
@@ -220,6 +208,9 @@ class Views:
             is_hole[low:high] = True
             spans.append((low, high))
         return sorted(spans)
+
+    def _spans(self, token_ids: np.ndarray) -> Spans:
+        return Spans(token_ids, self._newline_id, self._mix.ast_rate, self._find_nodes)
 
     @staticmethod
     def _token(token_id: int | None) -> np.ndarray:
