@@ -1,7 +1,8 @@
 """What must hold for every policy, temperature, seed and denoiser."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from quicksilver.decoding import (
     DynamicFactor,
     Edit,
     Event,
+    FinishReason,
     Frame,
     Hole,
     JointThreshold,
@@ -27,6 +29,7 @@ from quicksilver.decoding import (
     Result,
     SamplingParams,
     State,
+    StopRule,
     Text,
     final_result,
     generate,
@@ -48,10 +51,32 @@ POLICIES = [make_policy(name) for name in POLICY_NAMES if name not in ("renoise"
     ReMDM(steps=8, eta=0.5, by_confidence=True, loop=(0.3, 0.7)),
     Renoise(bound=0.5, steps=6),
 ]
+
+
+def first(pair: tuple[int, float]) -> int:
+    return pair[0]
+
+
+def before_13(token_ids: Sequence[int]) -> int | None:
+    """A stop rule: the response ends before its first 13."""
+    return list(token_ids).index(13) if 13 in token_ids else None
+
+
 policies = st.sampled_from(POLICIES)
 temperatures = st.sampled_from([0.0, 0.7, 1.5])
 seeds = st.integers(0, 2**32)
 text_ids = st.lists(st.sampled_from([SPECIAL.mask, 10, 11, 12]), max_size=6)
+biases = st.lists(st.tuples(st.sampled_from([SPECIAL.eos, 10, 11, 12]), st.floats(-8, 8)), max_size=3, unique_by=first)
+adjustments = st.fixed_dictionaries(
+    {},
+    optional={
+        "logit_bias": biases.map(tuple),
+        "repetition_penalty": st.sampled_from([0.8, 1.3]),
+        "presence_penalty": st.sampled_from([-1.0, 1.0]),
+        "frequency_penalty": st.sampled_from([-1.0, 1.0]),
+    },
+)
+"""Options of ``SamplingParams``; an absent one keeps its default."""
 
 
 def spec_for(policy: Policy) -> DiffusionSpec:
@@ -98,11 +123,38 @@ def check_accounts(result: Result, denoiser: CountingDenoiser, events: list[Even
 
 
 @settings(max_examples=25)
-@given(policies, temperatures, seeds, text_ids, st.integers(1, 9), st.sampled_from([-4.0, 0.0]))
+@given(
+    policies,
+    temperatures,
+    seeds,
+    text_ids,
+    st.integers(1, 9),
+    st.sampled_from([-4.0, 0.0]),
+    adjustments,
+    st.sampled_from([(), (15,), (15, 16)]),
+    st.sampled_from([None, before_13]),
+)
 def test_generation(
-    policy: Policy, temperature: float, seed: int, prompt: list[int], max_tokens: int, eos_bonus: float
+    policy: Policy,
+    temperature: float,
+    seed: int,
+    prompt: list[int],
+    max_tokens: int,
+    eos_bonus: float,
+    options: dict[str, Any],
+    stop_ids: tuple[int, ...],
+    stop: StopRule | None,
 ) -> None:
-    params = SamplingParams(policy=policy, temperature=temperature, seed=seed, max_tokens=max_tokens, vocab_size=VOCAB)
+    params = SamplingParams(
+        policy=policy,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        vocab_size=VOCAB,
+        stop_ids=stop_ids,
+        stop=stop,
+        **options,
+    )
     denoiser = CountingDenoiser(HashDenoiser(VOCAB, seed % 97, bonus={SPECIAL.eos: eos_bonus}))
     events = list(generate(denoiser, spec_for(policy), prompt, params))
     result = final_result(events)
@@ -125,6 +177,11 @@ def test_generation(
                 assert after.state[position] is State.FINAL
                 assert after.token_ids[position] == before.token_ids[position]
 
+    assert not set(result.token_ids) & set(stop_ids)
+    assert stop is None or 13 not in result.token_ids
+    if result.finish_reason is FinishReason.STOP:
+        assert any(entry.token_id in (*stop_ids, *([13] if stop else [])) for entry in result.trace)
+
     num_blocks = -(-max_tokens // 4)
     assert result.nfe <= num_blocks * policy.max_steps(4)
     repeat = final_result(generate(denoiser, spec_for(policy), prompt, params))
@@ -143,16 +200,22 @@ def is_subsequence(short: list[int], long: list[int]) -> bool:
     seeds,
     st.lists(st.tuples(text_ids, st.sampled_from([None, 1, 3])), min_size=1, max_size=3),
     st.floats(-2.0, 4.0),
+    adjustments,
 )
 def test_infill(
-    policy: Policy, temperature: float, seed: int, parts: list[tuple[list[int], int | None]], bonus: float
+    policy: Policy,
+    temperature: float,
+    seed: int,
+    parts: list[tuple[list[int], int | None]],
+    bonus: float,
+    options: dict[str, Any],
 ) -> None:
     if policy.starts_from_noise:
         parts = [(text, length or 2) for text, length in parts]
     template: list[Text | Hole] = []
     for text, length in parts:
         template += [Text(token_ids=tuple(text)), Hole(length=length)]
-    params = SamplingParams(policy=policy, temperature=temperature, seed=seed, vocab_size=VOCAB)
+    params = SamplingParams(policy=policy, temperature=temperature, seed=seed, vocab_size=VOCAB, **options)
     denoiser = CountingDenoiser(HashDenoiser(VOCAB, seed % 97, bonus={SPECIAL.expand: bonus, SPECIAL.delete: bonus}))
     events = list(infill(denoiser, spec_for(policy), template, params))
     result = final_result(events)

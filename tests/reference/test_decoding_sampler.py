@@ -1,6 +1,9 @@
 """The samplers against short, independent ones on plain lists: greedy and sampled, threshold policy."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,6 +15,22 @@ from tests.fakes import SPECIAL, HashDenoiser, fake_spec
 VOCAB = 18
 MASK, EOS, EXPAND, DELETE = SPECIAL.mask, SPECIAL.eos, SPECIAL.expand, SPECIAL.delete
 TEXT_IDS = list(range(10, VOCAB))
+
+
+def before_a_pair(token_ids: Sequence[int]) -> int | None:
+    """A stop rule: the response ends before the first two equal tokens in a row."""
+    pairs = [i for i, (first, second) in enumerate(pairwise(token_ids)) if first == second]
+    return pairs[0] if pairs else None
+
+
+OPTIONS = SamplingParams(
+    logit_bias=((12, 1.0), (13, -2.0), (EXPAND, 0.5)),
+    repetition_penalty=1.2,
+    presence_penalty=0.2,
+    frequency_penalty=0.3,
+    stop_ids=(11,),
+    stop=before_a_pair,
+)
 
 
 def choose(
@@ -27,34 +46,54 @@ def choose(
     return token, math.exp(row[token]) / total
 
 
+def adjusted(row: list[float], params: SamplingParams, seen: list[int], written: list[int]) -> list[float]:
+    """Bias and penalties, token by token."""
+    row = [
+        logit / params.repetition_penalty ** (1 if logit > 0 else -1) if token in seen else logit
+        for token, logit in enumerate(row)
+    ]
+    row = [
+        logit - params.presence_penalty * (token in written) - params.frequency_penalty * written.count(token)
+        for token, logit in enumerate(row)
+    ]
+    return [logit + dict(params.logit_bias).get(token, 0.0) for token, logit in enumerate(row)]
+
+
 def pick(confidence: dict[int, float], threshold: float) -> set[int]:
     best = max(confidence, key=lambda i: (confidence[i], -i))
     return {i for i, value in confidence.items() if value >= threshold} | {best}
 
 
 def plain_generate(
-    denoiser: HashDenoiser, prompt: list[int], threshold: float, temperature: float, seed: int, max_tokens: int
+    denoiser: HashDenoiser, prompt: list[int], threshold: float, temperature: float, params: SamplingParams
 ) -> tuple[list[int], int]:
-    ids, blocks, nfe = list(prompt), [i // 4 for i in range(len(prompt))], 0
-    while len(ids) - len(prompt) < max_tokens:
+    size, ends, max_tokens = len(prompt), {EOS, *params.stop_ids}, params.max_tokens or 0
+    ids, blocks, nfe = list(prompt), [i // 4 for i in range(size)], 0
+    while len(ids) - size < max_tokens:
         start = len(ids)
         ids += [MASK] * 4
         blocks += [blocks[-1] + 1 if blocks else 0] * 4
-        stop = min(start + 4, len(prompt) + max_tokens)
-        open_, eos, step = set(range(start, stop)), stop, 0
+        stop = min(start + 4, size + max_tokens)
+        masked, open_, end, step = set(range(start, start + 4)), set(range(start, stop)), stop, 0
         while open_:
             logits = denoiser(torch.tensor(ids), torch.tensor(blocks)).tolist()
             nfe += 1
-            found = {i: choose(logits[i], [EOS, *TEXT_IDS], temperature, seed, i, step) for i in open_}
+            seen = [token for i, token in enumerate(ids) if i not in masked]
+            rows = {i: adjusted(logits[i], params, seen, seen[size:]) for i in open_}
+            found = {i: choose(rows[i], [EOS, *TEXT_IDS], temperature, params.seed, i, step) for i in open_}
             for i in pick({i: p for i, (_, p) in found.items()}, threshold):
                 ids[i] = found[i][0]
+                masked.discard(i)
                 open_.discard(i)
-                eos = min(eos, i) if ids[i] == EOS else eos
-            open_ = {i for i in open_ if i < eos}
+                end = min(end, i) if ids[i] in ends else end
+            open_ = {i for i in open_ if i < end}
             step += 1
-        if eos < stop:
-            return ids[len(prompt) : eos], nfe
-    return ids[len(prompt) : len(prompt) + max_tokens], nfe
+        kept = params.stop(ids[size:end]) if params.stop else None
+        if kept is not None:
+            return ids[size : size + kept], nfe
+        if end < stop:
+            return ids[size:end], nfe
+    return ids[size : size + max_tokens], nfe
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -63,28 +102,44 @@ def test_generate_equals_a_plain_loop(threshold: float, temperature: float) -> N
     for case in range(4):
         denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus={EOS: -1.0})
         prompt = [10 + (case + i) % 5 for i in range(case)]
-        params = SamplingParams(
-            policy=ConfidenceThreshold(threshold=threshold), temperature=temperature, seed=case, max_tokens=10
-        )
-        result = final_result(generate(denoiser, fake_spec(), prompt, params))
-        expected, nfe = plain_generate(denoiser, prompt, threshold, temperature, case, 10)
-        assert list(result.token_ids) == expected
-        assert result.nfe == nfe
+        for options in (SamplingParams(), OPTIONS):
+            params = replace(
+                options,
+                policy=ConfidenceThreshold(threshold=threshold),
+                temperature=temperature,
+                seed=case,
+                max_tokens=10,
+            )
+            result = final_result(generate(denoiser, fake_spec(), prompt, params))
+            expected, nfe = plain_generate(denoiser, prompt, threshold, temperature, params)
+            assert list(result.token_ids) == expected
+            assert result.nfe == nfe
 
 
 def plain_infill(
-    denoiser: HashDenoiser, left: list[int], right: list[int], threshold: float, temperature: float, seed: int
+    denoiser: HashDenoiser,
+    left: list[int],
+    right: list[int],
+    threshold: float,
+    temperature: float,
+    params: SamplingParams,
 ) -> tuple[list[int], int]:
     """One hole of unknown length between two texts, as a list of tokens and None for masks."""
     hole: list[int | None] = [None] * 3
-    level = float(counter_uniform(6, seed, torch.tensor(0), torch.tensor(0))) if temperature else 0.5
+    level = float(counter_uniform(6, params.seed, torch.tensor(0), torch.tensor(0))) if temperature else 0.5
     budget, nfe, step = 12, 0, 0
     while None in hole:
         ids = [SPECIAL.canvas, *left, *(MASK if token is None else token for token in hole), *right]
         logits = denoiser(torch.tensor(ids), torch.zeros(len(ids), dtype=torch.int64)).tolist()
         nfe += 1
         lengths = [EXPAND] * (budget > 0 and len(hole) < 6) + [DELETE] * (budget > 0)
-        rows = {i: logits[1 + len(left) + i] for i, token in enumerate(hole) if token is None}
+        written = [token for token in hole if token is not None]
+        seen = [SPECIAL.canvas, *left, *written, *right]
+        rows = {
+            i: adjusted(logits[1 + len(left) + i], params, seen, written)
+            for i, token in enumerate(hole)
+            if token is None
+        }
         total = {i: sum(math.exp(row[token]) for token in TEXT_IDS + lengths) for i, row in rows.items()}
         chance = {i: {token: math.exp(row[token]) / total[i] for token in lengths} for i, row in rows.items()}
         gone = set()
@@ -101,7 +156,7 @@ def plain_infill(
         if gone or doubled:
             hole = [token for i, token in enumerate(hole) if i not in gone for _ in range(1 + (i in doubled))]
             continue
-        found = {i: choose(row, TEXT_IDS, temperature, seed, i, step) for i, row in rows.items()}
+        found = {i: choose(row, TEXT_IDS, temperature, params.seed, i, step) for i, row in rows.items()}
         share = {i: sum(math.exp(row[token]) for token in TEXT_IDS) / total[i] for i, row in rows.items()}
         for i in pick({i: p * share[i] for i, (_, p) in found.items()}, threshold):
             hole[i] = found[i][0]
@@ -116,9 +171,12 @@ def test_infill_equals_a_plain_loop(threshold: float, temperature: float) -> Non
         bonus = {EXPAND: (case % 4) - 1.0, DELETE: (case % 3) - 1.0}
         denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus=bonus)
         left, right = [10, 11, MASK][: case % 4], [12, 13][: case % 3]
-        params = SamplingParams(policy=ConfidenceThreshold(threshold=threshold), temperature=temperature, seed=case)
         template = (Text(token_ids=tuple(left)), Hole(), Text(token_ids=tuple(right)))
-        result = final_result(infill(denoiser, fake_spec(), template, params))
-        expected, nfe = plain_infill(denoiser, left, right, threshold, temperature, case)
-        assert list(result.token_ids) == expected
-        assert result.nfe == nfe
+        for options in (SamplingParams(), replace(OPTIONS, stop_ids=(), stop=None)):
+            params = replace(
+                options, policy=ConfidenceThreshold(threshold=threshold), temperature=temperature, seed=case
+            )
+            result = final_result(infill(denoiser, fake_spec(), template, params))
+            expected, nfe = plain_infill(denoiser, left, right, threshold, temperature, params)
+            assert list(result.token_ids) == expected
+            assert result.nfe == nfe

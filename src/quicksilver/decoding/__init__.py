@@ -18,7 +18,7 @@ from quicksilver.decoding.events import (
     TraceEntry,
 )
 from quicksilver.decoding.inplace import Hole, Segment, Text, infill
-from quicksilver.decoding.params import SamplingParams, resolve_policy
+from quicksilver.decoding.params import SamplingParams, StopRule, end_ids, kept_tokens, resolve_policy
 from quicksilver.decoding.policies import (
     POLICY_NAMES,
     ConfidenceThreshold,
@@ -75,17 +75,20 @@ __all__ = [
     "SamplingParams",
     "Segment",
     "State",
+    "StopRule",
     "Text",
     "TraceEntry",
     "Window",
     "adjust",
     "canvas_adjustments",
     "decide",
+    "end_ids",
     "final_result",
     "generate",
     "generate_autoregressive",
     "infill",
     "infill_psm",
+    "kept_tokens",
     "make_policy",
     "psm_prompt",
     "resolve_policy",

@@ -8,7 +8,14 @@ from quicksilver.decoding.adjustments import canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, forbidden_tokens, special_ids
+from quicksilver.decoding.params import (
+    DEFAULT_MAX_TOKENS,
+    SamplingParams,
+    end_ids,
+    forbidden_tokens,
+    kept_tokens,
+    special_ids,
+)
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import select_rows
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
@@ -18,21 +25,26 @@ from quicksilver.errors import ConfigError
 def generate_autoregressive(
     logits_fn: CanvasLogits, spec: DiffusionSpec, prompt_ids: Sequence[int], params: SamplingParams
 ) -> Iterator[Event]:
-    """Continue a prompt token by token until eos, ``max_tokens`` or ``max_nfe``; the last event is Done.
+    """Continue a prompt token by token until eos, a stop, ``max_tokens`` or ``max_nfe``; the last event is Done.
 
     Raises:
-        ConfigError: the checkpoint is not autoregressive, or a policy or block length is given.
+        ConfigError: the checkpoint is not autoregressive, or a policy or block length is given, or a stop id is a
+            special token.
     """
     if spec.objective is not Objective.AUTOREGRESSIVE:
         raise ConfigError(f"a checkpoint of objective {spec.objective} is not autoregressive; use generate")
     for name in ("policy", "block_length"):
         if getattr(params, name) is not None:
             raise ConfigError(f"an autoregressive checkpoint has no {name}")
-    return _generate(logits_fn, spec, prompt_ids, params)
+    return _generate(logits_fn, spec, prompt_ids, params, end_ids(spec, params))
 
 
 def _generate(
-    logits_fn: CanvasLogits, spec: DiffusionSpec, prompt_ids: Sequence[int], params: SamplingParams
+    logits_fn: CanvasLogits,
+    spec: DiffusionSpec,
+    prompt_ids: Sequence[int],
+    params: SamplingParams,
+    ends: frozenset[int],
 ) -> Iterator[Event]:
     ledger = Ledger()
     temperature = spec.decoding.temperature if params.temperature is None else params.temperature
@@ -65,12 +77,26 @@ def _generate(
         yield from commits(canvas, step.commit)
         canvas = canvas.commit(step.commit, step.token_ids, step.confidence, step=ledger.nfe, state=State.FINAL)
         yield ledger.frame(canvas)
-        if int(found.token_ids) == spec.special.eos:
-            reason = FinishReason.EOS
-            yield Resize(hole=0, start=last - len(prompt_ids), added=-1)
-            canvas = canvas.take(positions[:last])
+        ending = _ending(canvas.token_ids[len(prompt_ids) :].tolist(), ends, spec.special.eos, params)
+        if ending is not None:
+            reason, kept = ending
+            end = len(prompt_ids) + kept
+            if end < len(canvas):
+                yield Resize(hole=0, start=kept, added=end - len(canvas))
+            canvas = canvas.take(positions[:end])
             break
     yield ledger.done(canvas, 1, reason)
+
+
+def _ending(
+    response: Sequence[int], ends: frozenset[int], eos_id: int, params: SamplingParams
+) -> tuple[FinishReason, int] | None:
+    """Why the response ends with its last token, and how many of its tokens remain; None: it goes on."""
+    last = response[-1]
+    if last in ends:
+        return FinishReason.EOS if last == eos_id else FinishReason.STOP, len(response) - 1
+    kept = kept_tokens(params.stop, response)
+    return None if kept is None else (FinishReason.STOP, kept)
 
 
 def _write_last(canvas: Canvas, token_id: int, confidence: float) -> Step:

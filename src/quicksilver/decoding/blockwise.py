@@ -15,7 +15,7 @@ from quicksilver.decoding.autoregressive import generate_autoregressive
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import commits
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept_tokens
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, Run
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
@@ -25,13 +25,15 @@ from quicksilver.errors import ConfigError
 def generate(
     logits_fn: CanvasLogits, spec: DiffusionSpec, prompt_ids: Sequence[int], params: SamplingParams
 ) -> Iterator[Event]:
-    """Continue a prompt until eos, ``max_tokens`` or ``max_nfe``; the last event is Done.
+    """Continue a prompt until eos, a stop, ``max_tokens`` or ``max_nfe``; the last event is Done.
 
-    Positions after the first eos of a block are void, even where they were written first: the block is finished when
-    every position up to it is. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context.
+    Positions after the first eos or stop id of a block are void, even where they were written first: the block is
+    finished when every position up to it is. Then the stop rule is asked, and takes precedence. ``max_tokens`` may cut
+    inside the last block, whose remaining masks stay as context.
 
     Raises:
-        ConfigError: the checkpoint is autoregressive or not block-causal, or cannot do what the policy does.
+        ConfigError: the checkpoint is autoregressive or not block-causal, or cannot do what the policy does; or
+            a stop id is a special token.
     """
     if spec.objective is Objective.AUTOREGRESSIVE:
         raise ConfigError("an autoregressive checkpoint has no blocks to denoise; use generate_autoregressive")
@@ -47,7 +49,7 @@ def infill_psm(
     suffix_ids: Sequence[int],
     params: SamplingParams,
 ) -> Iterator[Event]:
-    """Fill the one hole between prefix and suffix by generating the middle after both, until eos.
+    """Fill the one hole between prefix and suffix by generating the middle after both, until eos or a stop.
 
     Works for block-causal and for autoregressive checkpoints. Source: Bavarian et al. 2022, arXiv:2207.14255.
 
@@ -72,7 +74,7 @@ def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
     limit = len(prompt_ids) + (run.params.max_tokens or DEFAULT_MAX_TOKENS)
     canvas = Canvas.of_prompt(prompt_ids)
     block_ids = torch.arange(len(canvas)) // block_length
-    reason, end = None, len(canvas)
+    reason, end = None, limit
     while reason is None:
         start = len(canvas)
         masks = Canvas.of_masks(block_length, mask_id=run.spec.special.mask, hole=0)
@@ -80,18 +82,26 @@ def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
         block_ids = _append_block(run.spec, block_ids, block_length)
         yield Resize(hole=0, start=start - len(prompt_ids), added=block_length)
         canvas = yield from _denoise_block(run, canvas, block_ids, start, min(start + block_length, limit))
-        eos = _first_eos(run, canvas, start, limit)
-        if eos is not None:
-            reason, end = FinishReason.MAX_NFE if run.is_cut else FinishReason.EOS, eos
-        elif run.is_cut:
-            reason, end = FinishReason.MAX_NFE, min(len(canvas), limit)
-        elif len(canvas) >= limit:
-            reason, end = FinishReason.LENGTH, limit
-        elif run.is_spent:
-            reason, end = FinishReason.MAX_NFE, len(canvas)
+        reason, end = _ending(run, canvas, len(prompt_ids), start, limit)
     if end < len(canvas):
         yield Resize(hole=0, start=end - len(prompt_ids), added=end - len(canvas))
     yield run.ledger.done(canvas.take(torch.arange(end)), 1, reason)
+
+
+def _ending(run: Run, canvas: Canvas, num_prompt: int, start: int, limit: int) -> tuple[FinishReason | None, int]:
+    """Why the response ends with the block from ``start``, and its length with the prompt; None: it goes on."""
+    found = _first_end(run, canvas, start, limit)
+    end = min(len(canvas), limit) if found is None else found
+    reason = None
+    kept = kept_tokens(run.params.stop, canvas.token_ids[num_prompt:end].tolist())
+    if kept is not None:
+        reason, end = FinishReason.STOP, num_prompt + kept
+    elif found is not None:
+        is_eos = int(canvas.token_ids[found]) == run.spec.special.eos
+        reason = FinishReason.EOS if is_eos else FinishReason.STOP
+    elif len(canvas) >= limit:
+        reason = FinishReason.LENGTH
+    return FinishReason.MAX_NFE if run.is_cut or (reason is None and run.is_spent) else reason, end
 
 
 def _append_block(spec: DiffusionSpec, block_ids: Int[Tensor, " P"], block_length: int) -> Int[Tensor, " L"]:
@@ -142,16 +152,16 @@ def _forbidden(run: Run, vocab_size: int) -> Bool[Tensor, "1 V"]:
     return is_forbidden[None]
 
 
-def _first_eos(run: Run, canvas: Canvas, start: int, stop: int) -> int | None:
-    """Position of the first written eos in [start, stop)."""
-    is_eos = (canvas.token_ids == run.spec.special.eos) & ~canvas.is_masked
-    found = is_eos[start:stop].nonzero()
+def _first_end(run: Run, canvas: Canvas, start: int, stop: int) -> int | None:
+    """Position of the first written eos or stop id in [start, stop)."""
+    is_end = torch.isin(canvas.token_ids, torch.tensor(sorted(run.end_ids))) & ~canvas.is_masked
+    found = is_end[start:stop].nonzero()
     return start + int(found[0, 0]) if found.shape[0] else None
 
 
 def _open_positions(run: Run, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
     """Masks and drafts of the block that are not void."""
-    eos = _first_eos(run, canvas, start, stop)
+    found = _first_end(run, canvas, start, stop)
     position = torch.arange(len(canvas))
-    end = stop if eos is None else eos + 1
+    end = stop if found is None else found + 1
     return (canvas.is_masked | canvas.is_draft) & (position >= start) & (position < end)

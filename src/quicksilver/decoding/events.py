@@ -94,6 +94,8 @@ class FinishReason(StrEnum):
     """Why decoding ended."""
 
     EOS = "eos"
+    STOP = "stop"
+    """One of ``stop_ids`` was written, or the ``stop`` rule ended the response."""
     LENGTH = "length"
     """``max_tokens`` are written."""
     FILLED = "filled"
@@ -107,7 +109,7 @@ class Result:
     """What was written, and what it took."""
 
     holes: tuple[tuple[int, ...], ...]
-    """Token ids per hole, without eos; generation has one hole."""
+    """Token ids per hole, without eos and stop ids; generation has one hole."""
     confidence: tuple[tuple[float, ...], ...]
     """Probability of every token of ``holes`` when it was written."""
     step_committed: tuple[tuple[int, ...], ...]

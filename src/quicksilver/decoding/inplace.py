@@ -65,7 +65,7 @@ def infill(
     Raises:
         InputError: the template has no hole.
         ConfigError: the checkpoint was not trained in place, or not on holes of unknown length, or cannot do what the
-            policy does; or ``max_tokens`` or ``block_length`` is given.
+            policy does; or ``max_tokens``, ``block_length``, ``stop_ids`` or ``stop`` is given.
     """
     holes = [segment for segment in template if isinstance(segment, Hole)]
     if not holes:
@@ -75,6 +75,9 @@ def infill(
     for name in ("max_tokens", "block_length"):
         if getattr(params, name) is not None:
             raise ConfigError(f"in-place infill has no {name}; every hole has its own length")
+    for name in ("stop_ids", "stop"):
+        if getattr(params, name) not in ((), None):
+            raise ConfigError(f"in-place infill has no {name}; a hole ends where the text after it begins")
     if any(hole.length is None for hole in holes):
         _require_length_training(spec)
     run = Run(logits_fn, spec, params)

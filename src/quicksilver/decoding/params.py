@@ -1,7 +1,8 @@
 """What one request asks of the sampler."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
@@ -17,6 +18,19 @@ MAX_BIAS = 100.0
 MAX_REPETITION_PENALTY = 100.0
 MAX_PENALTY = 2.0
 """Of presence and frequency, as in the OpenAI API."""
+
+
+@runtime_checkable
+class StopRule(Protocol):
+    """Decides from the response so far whether it ends; built where tokens have a text."""
+
+    def __call__(self, token_ids: Sequence[int]) -> int | None:
+        """How many of the tokens remain if the response is to end here, else None.
+
+        Args:
+            token_ids: the response from its beginning, final tokens only, without eos.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +66,10 @@ class SamplingParams:
     """Subtracted from the logits of tokens that this request has written and that are visible; in [-2, 2]."""
     frequency_penalty: float = 0.0
     """The same, once for every time that the token is visible; in [-2, 2]."""
+    stop_ids: tuple[int, ...] = ()
+    """Any of these ends the response as eos does, and is not part of it. Must be empty for in-place infill."""
+    stop: StopRule | None = None
+    """Asked whenever a block (autoregressive: a token) has become final. Must be None for in-place infill."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature >= 0:
@@ -64,6 +82,9 @@ class SamplingParams:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must lie in (0, 1], got {self.top_p}")
+        never_written = sorted(set(self.stop_ids) & set(self.forbidden_ids))
+        if never_written:
+            raise ConfigError(f"stop_ids and forbidden_ids share {never_written}, which would never be written")
         self._check_adjustments()
 
     def _check_adjustments(self) -> None:
@@ -83,10 +104,12 @@ class SamplingParams:
         return bool(self.logit_bias) or has_penalty
 
     def check_vocabulary(self, vocab_size: int) -> None:
-        """Raise ConfigError if a token id of ``logit_bias`` is outside the vocabulary."""
-        for token, _ in self.logit_bias:
-            if not 0 <= token < vocab_size:
-                raise ConfigError(f"logit_bias: token id {token} is outside the vocabulary of {vocab_size}")
+        """Raise ConfigError if a token id of ``logit_bias`` or ``stop_ids`` is outside the vocabulary."""
+        named = {"logit_bias": [token for token, _ in self.logit_bias], "stop_ids": self.stop_ids}
+        for name, ids in named.items():
+            for token in ids:
+                if not 0 <= token < vocab_size:
+                    raise ConfigError(f"{name}: token id {token} is outside the vocabulary of {vocab_size}")
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:
@@ -116,6 +139,30 @@ def resolve_policy(spec: DiffusionSpec, params: SamplingParams) -> Policy:
 def special_ids(spec: DiffusionSpec) -> frozenset[int]:
     """Every token id with a meaning to the sampler."""
     return frozenset(value for value in asdict(spec.special).values() if value is not None)
+
+
+def end_ids(spec: DiffusionSpec, params: SamplingParams) -> frozenset[int]:
+    """The tokens that end a response: eos and ``stop_ids``.
+
+    Raises:
+        ConfigError: a stop id is a special token that is never written.
+    """
+    special = sorted(set(params.stop_ids) & (special_ids(spec) - {spec.special.eos}))
+    if special:
+        raise ConfigError(f"stop_ids holds special tokens, which are never written: {special}")
+    return frozenset({spec.special.eos, *params.stop_ids})
+
+
+def kept_tokens(rule: StopRule | None, token_ids: Sequence[int]) -> int | None:
+    """How many of the response's tokens remain by the rule; None: it goes on.
+
+    Raises:
+        ConfigError: the rule wants to keep more than there are.
+    """
+    kept = None if rule is None else rule(token_ids)
+    if kept is not None and not 0 <= kept <= len(token_ids):
+        raise ConfigError(f"stop must keep 0 to {len(token_ids)} tokens of as many, got {kept}")
+    return kept
 
 
 def forbidden_tokens(vocab_size: int, ids: Iterable[int]) -> Bool[Tensor, " V"]:

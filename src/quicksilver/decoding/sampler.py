@@ -15,7 +15,7 @@ from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
-from quicksilver.decoding.params import SamplingParams, forbidden_tokens, resolve_policy, special_ids
+from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import decide
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.selection import Candidates, select
@@ -57,6 +57,7 @@ class Run:
         """Resolve ``params``; raises ConfigError where they contradict the checkpoint."""
         self.logits_fn, self.spec, self.params = logits_fn, spec, params
         self.policy = resolve_policy(spec, params)
+        self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
         self.ledger = Ledger()
         self._is_forbidden: Tensor | None = None

@@ -1,10 +1,13 @@
 """The autoregressive sampler."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from quicksilver.decoding import (
     ConfidenceThreshold,
     FinishReason,
+    Resize,
     SamplingParams,
     final_result,
     generate_autoregressive,
@@ -62,3 +65,28 @@ def test_what_it_cannot_do_is_an_error() -> None:
         generate_autoregressive(denoiser, SPEC, (10,), SamplingParams(policy=ConfidenceThreshold()))
     with pytest.raises(ConfigError, match="has no block_length"):
         generate_autoregressive(denoiser, SPEC, (10,), SamplingParams(block_length=4))
+
+
+def test_stop_ids_and_the_stop_rule() -> None:
+    def written(**stop: object) -> tuple[tuple[int, ...], FinishReason, int]:
+        denoiser = ScriptedDenoiser((0, 10, 11, 12, 13, SPECIAL.eos), (0.9,), VOCAB)
+        events = list(generate_autoregressive(denoiser, SPEC, (20,), SamplingParams(**stop)))
+        result = final_result(events)
+        assert sum(event.added for event in events if isinstance(event, Resize)) == len(result.token_ids)
+        return result.token_ids, result.finish_reason, result.nfe
+
+    assert written() == ((10, 11, 12, 13), FinishReason.EOS, 5)
+    assert written(stop_ids=(12, 20)) == ((10, 11), FinishReason.STOP, 3)
+    asked: list[list[int]] = []
+
+    def rule(token_ids: Sequence[int]) -> int | None:
+        asked.append(list(token_ids))
+        return 1 if token_ids[-1] == 12 else None
+
+    assert written(stop=rule) == ((10,), FinishReason.STOP, 3)
+    assert asked == [[10], [10, 11], [10, 11, 12]]
+    assert written(stop=lambda ids: len(ids) if ids[-1] == 12 else None) == ((10, 11, 12), FinishReason.STOP, 3)
+    with pytest.raises(ConfigError, match="stop_ids holds special tokens"):
+        generate_autoregressive(UniformDenoiser(VOCAB), SPEC, (10,), SamplingParams(stop_ids=(SPECIAL.pad,)))
+    with pytest.raises(ConfigError, match="stop_ids: token id 99"):
+        written(stop_ids=(99,))

@@ -1,5 +1,6 @@
 """Generation block by block: forwards, eos, limits, topology, prompt."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -16,6 +17,7 @@ from quicksilver.decoding import (
     JointThreshold,
     Policy,
     Renoise,
+    Resize,
     Result,
     SamplingParams,
     State,
@@ -284,3 +286,83 @@ def test_params_reject_bad_values() -> None:
             SamplingParams(**bad)
     with pytest.raises(ConfigError, match="token id 99 is outside the vocabulary of 24"):
         final_result(generate(UniformDenoiser(VOCAB), fake_spec(), (10,), SamplingParams(forbidden_ids=(99,))))
+
+
+def stopped(denoiser: CountingDenoiser, threshold: float, max_tokens: int = 8, **options: object) -> Result:
+    params = SamplingParams(policy=ConfidenceThreshold(threshold=threshold), max_tokens=max_tokens, **options)
+    events = list(generate(denoiser, fake_spec(), (20,), params))
+    result = final_result(events)
+    length = sum(event.added for event in events if isinstance(event, Resize))
+    assert length == len(result.token_ids)
+    return result
+
+
+def test_a_stop_id_ends_the_response_as_eos_does() -> None:
+    # As in the test of eos above: 13 comes first, then the stop at offset 1, then 10; offset 2 stays void.
+    denoiser = scripted(0, 10, 15, 12, 13, confidence=(0.1, 0.5, 0.7, 0.6, 0.8))
+    result = stopped(denoiser, 1.1, stop_ids=(15,))
+    assert (result.holes, result.finish_reason, result.nfe) == (((10,),), FinishReason.STOP, 3)
+
+
+def test_the_first_of_several_ends_counts() -> None:
+    denoiser = scripted(0, 10, 16, 15, EOS)
+    assert stopped(denoiser, 0.0, stop_ids=(15, 16)).token_ids == (10,)
+    result = stopped(scripted(0, 10, EOS, 15), 0.0, stop_ids=(15,))
+    assert (result.token_ids, result.finish_reason) == ((10,), FinishReason.EOS)
+    assert stopped(scripted(0, 10, EOS), 0.0, stop_ids=(EOS,)).finish_reason is FinishReason.EOS
+
+
+def test_a_stop_id_of_the_prompt_or_beyond_max_tokens_does_not_count() -> None:
+    result = stopped(scripted(0, 10, 11, 15), 0.0, max_tokens=2, stop_ids=(15, 20))
+    assert (result.token_ids, result.finish_reason) == ((10, 11), FinishReason.LENGTH)
+
+
+class Recorder:
+    """A stop rule: ends before the first 15, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+
+    def __call__(self, token_ids: Sequence[int]) -> int | None:
+        self.asked.append(list(token_ids))
+        return token_ids.index(15) if 15 in token_ids else None
+
+
+def test_the_stop_rule_is_asked_when_a_block_is_final() -> None:
+    rule = Recorder()
+    result = stopped(scripted(0, 10, 11, 12, 13, 14, 15, 16, 17), 1.1, max_tokens=12, stop=rule)
+    assert rule.asked == [[10, 11, 12, 13], [10, 11, 12, 13, 14, 15, 16, 17]]
+    assert (result.token_ids, result.finish_reason, result.nfe) == ((10, 11, 12, 13, 14), FinishReason.STOP, 8)
+
+
+def test_the_stop_rule_sees_neither_eos_nor_what_is_void() -> None:
+    rule = Recorder()
+    result = stopped(scripted(0, 10, EOS, 15), 0.0, stop=rule)
+    assert (rule.asked, result.finish_reason) == ([[10]], FinishReason.EOS)
+    rule = Recorder()
+    result = stopped(scripted(0, 10, 11, 15), 0.0, max_tokens=2, stop=rule)
+    assert (rule.asked, result.finish_reason) == ([[10, 11]], FinishReason.LENGTH)
+
+
+def test_the_stop_rule_goes_before_a_later_eos_and_may_cut_earlier_blocks() -> None:
+    result = stopped(scripted(0, 10, 15, 12, EOS), 0.0, stop=Recorder())
+    assert (result.token_ids, result.finish_reason) == ((10,), FinishReason.STOP)
+    result = stopped(scripted(*range(9, 18)), 0.0, stop=lambda ids: 2 if len(ids) == 8 else None)
+    assert result.token_ids == (10, 11)
+
+
+def test_a_cut_by_max_nfe_is_told_first() -> None:
+    result = stopped(scripted(0, 10, 15, 12, 13), 1.1, max_nfe=2, stop=Recorder(), stop_ids=(12,))
+    assert (result.token_ids, result.finish_reason) == ((10,), FinishReason.MAX_NFE)
+
+
+def test_stops_that_cannot_be_are_errors() -> None:
+    denoiser = UniformDenoiser(VOCAB)
+    with pytest.raises(ConfigError, match=r"stop_ids and forbidden_ids share \[15\]"):
+        SamplingParams(stop_ids=(14, 15), forbidden_ids=(15,))
+    with pytest.raises(ConfigError, match=r"stop_ids holds special tokens, which are never written: \[2\]"):
+        generate(denoiser, fake_spec(), (10,), SamplingParams(stop_ids=(EOS, SPECIAL.mask)))
+    with pytest.raises(ConfigError, match="stop_ids: token id 99 is outside the vocabulary of 24"):
+        final_result(generate(denoiser, fake_spec(), (10,), SamplingParams(stop_ids=(99,))))
+    with pytest.raises(ConfigError, match="stop must keep 0 to 4 tokens of as many, got 5"):
+        stopped(scripted(*range(10, 20)), 0.0, stop=lambda ids: len(ids) + 1)
