@@ -1,7 +1,7 @@
 """Optimizers: Muon for the hidden matrices, AdamW for embeddings, head, gains and biases.
 
-Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of each matrix;
-torch ships it. It does not suit embedding tables, whose rows are updated sparsely, nor vectors.
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of each matrix. It
+does not suit embedding tables, whose rows are updated sparsely, nor vectors.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from quicksilver.errors import ConfigError
+from quicksilver.training.muon import Muon
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +34,16 @@ class OptimizerConfig:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
 
 
-def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """One optimizer per kind of parameter; each group remembers its peak rate under ``peak_lr``."""
+def build_optimizers(
+    model: nn.Module, config: OptimizerConfig, dtype: torch.dtype = torch.float32
+) -> list[torch.optim.Optimizer]:
+    """One optimizer per kind of parameter; each group remembers its peak rate under ``peak_lr``.
+
+    Args:
+        model: whose parameters are trained.
+        config: rates and regularisation.
+        dtype: of Muon's products: bf16 where the hardware multiplies it fast.
+    """
     hidden, tables, vectors = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
@@ -47,12 +56,12 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.op
     optimizers: list[torch.optim.Optimizer] = []
     if config.has_muon:
         optimizers.append(
-            torch.optim.Muon(
+            Muon(
                 hidden,
                 lr=config.muon_lr,
                 momentum=config.muon_momentum,
                 weight_decay=config.muon_weight_decay,
-                adjust_lr_fn="original",
+                dtype=dtype,
             )
         )
     else:

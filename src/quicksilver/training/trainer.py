@@ -74,7 +74,8 @@ class Trainer:
         if recipe.is_compiled:
             denoiser.compile_parts()
         self._denoiser = denoiser.to(self._accelerator.device)
-        self._optimizers = build_optimizers(self._denoiser, recipe.optimizer)
+        dtype = torch.bfloat16 if is_bf16 else torch.float32
+        self._optimizers = build_optimizers(self._denoiser, recipe.optimizer, dtype)
         self._model = self._accelerator.prepare(_LossModule(self._denoiser, self._task))
         self._average = WeightAverage(self._denoiser, recipe.ema_decay)
         self._folder = RunFolder(path, recipe.num_kept_checkpoints)

@@ -8,6 +8,7 @@ import torch
 from quicksilver.errors import ConfigError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.training.muon import Muon
 from quicksilver.training.optimizers import OptimizerConfig, build_optimizers
 
 SHAPE = DenoiserConfig(
@@ -28,7 +29,7 @@ def test_every_parameter_is_in_exactly_one_group(shape, has_muon):
 def test_muon_gets_the_hidden_matrices_and_nothing_else():
     model = Denoiser(replace(SHAPE, has_tied_embeddings=False))
     muon, adam = build_optimizers(model, OptimizerConfig())
-    assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(muon, Muon)
     assert isinstance(adam, torch.optim.AdamW)
     names = {id(p): name for name, p in model.named_parameters()}
     hidden = {names[id(p)] for p in muon.param_groups[0]["params"]}
