@@ -72,7 +72,7 @@ def tiny_spec(objective: Objective) -> DiffusionSpec:
 
 
 def tiny_recipe(corpus: Path, objective: Objective = Objective.MASK, num_steps: int = 20, seed: int = 5) -> Recipe:
-    """2 layers of width 32, 3 + 3 rows of 96 tokens; edit noise in the last 60 % of the steps."""
+    """2 layers of width 32, 3 + 3 rows of 96 tokens; edit noise, the model's own too, in the last 60 % of the steps."""
     return Recipe(
         name="tiny",
         model=DenoiserConfig(
@@ -92,7 +92,7 @@ def tiny_recipe(corpus: Path, objective: Objective = Objective.MASK, num_steps: 
             num_in_place_rows=3,
             rows_per_forward=2,
             block_lengths=((4, 0.5), (8, 0.5)),
-            noise=NoiseConfig(edit_start=0.4, edit_rate=0.3),
+            noise=NoiseConfig(edit_start=0.4, edit_rate=0.3, own_rate=0.3),
             num_validation_rows=3,
         ),
         schedule=WarmupStableDecay(

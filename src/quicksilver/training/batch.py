@@ -3,11 +3,11 @@
 Legend: R rows, T tokens per row (2L for a training pair), N predicted tokens of the whole micro-batch.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Self
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.models.attention import plan_attention
@@ -33,6 +33,8 @@ class MicroBatch:
     """Tokens that may carry loss, masked or not: the loss is normalised by their number in the global batch."""
     num_bound_targets: int
     """Tokens covered by the bound."""
+    is_drafted: Bool[Tensor, " N"] | None = field(default=None, kw_only=True)
+    """Masks over which the model's own token is written before the loss (``OwnTokens``); None: there are none."""
 
     def to(self, device: torch.device) -> Self:
         """The same batch on another device."""

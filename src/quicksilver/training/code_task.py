@@ -30,6 +30,7 @@ from quicksilver.training.data.syntax import SyntaxSpans
 from quicksilver.training.data.views import Document, ViewMix, Views
 from quicksilver.training.data.windows import MIN_PIECE_TOKENS, Piece, Windows
 from quicksilver.training.lr_schedule import WarmupStableDecay
+from quicksilver.training.own_tokens import OwnTokens
 
 _NUM_SENTINELS = len(SPECIAL_TOKENS)
 
@@ -101,6 +102,10 @@ class CodeTask:
         token_counts = torch.from_numpy(np.bincount(train.tokens, minlength=self._tokenizer.vocab_size)).double()
         token_counts[:_NUM_SENTINELS] = 0
         self._editor = Editor(config.noise, token_counts, _NUM_SENTINELS)
+        length_ids = tuple(token for token in (spec.special.expand, spec.special.delete) if token is not None)
+        self._own_tokens = OwnTokens(
+            keep_weight=config.noise.keep_weight, num_special=_NUM_SENTINELS, length_ids=length_ids
+        )
         self._views = Views(
             config.views,
             spec.special,
@@ -170,8 +175,8 @@ class CodeTask:
         return self._views.block_causal(piece, 1, rng)
 
     def loss(self, denoiser: Denoiser, batch: MicroBatch) -> LossSums:
-        """Weighted cross-entropy of the batch's predictions."""
-        return cross_entropy_sums(denoiser, batch)
+        """Weighted cross-entropy of the batch's predictions, its drafted masks filled by the model first."""
+        return cross_entropy_sums(denoiser, self._own_tokens(denoiser, batch))
 
     def validate(self, denoiser: Denoiser) -> dict[str, float]:
         """Bits per byte of held-out code, left to right: the bound for diffusion, exact for the twin."""

@@ -44,6 +44,7 @@ def rows_of(batches: list[MicroBatch]) -> set[tuple]:
                     tuple(batch.labels[mine].tolist()),
                     tuple(batch.weights[mine].tolist()),
                     tuple(batch.bound_weights[mine].tolist()),
+                    None if batch.is_drafted is None else tuple(batch.is_drafted[mine].tolist()),
                 )
             )
     assert len(set(found)) == len(found)
@@ -73,6 +74,39 @@ def test_edit_noise_begins_at_its_share_of_the_schedule(corpus):
         is_edited = ((noisy != clean) & ~torch.isin(noisy, specials)).any()
         assert bool(is_edited) == (step >= 8)
         assert all((b.num_bound_targets == 0) == (step >= 8) for b in pairs)
+
+
+def test_the_loss_is_of_the_batch_with_the_models_own_tokens(corpus):
+    recipe = tiny_recipe(corpus)
+    task = recipe.task.build(recipe.spec, recipe.schedule, recipe.seed)
+    denoiser = Denoiser(recipe.model)
+    denoiser.initialise(1)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        # A mask looks a little like a word, or it would itself be the likeliest token.
+        denoiser.model.embed_tokens.weight[:48] = 0.5 * denoiser.model.embed_tokens.weight[100:148]
+    assert all(batch.is_drafted is None for batch in task.micro_batches(7, 0, 1))
+    num_written = 0
+    for batch in task.micro_batches(19, 0, 1):
+        with torch.no_grad():
+            hidden = denoiser(batch.token_ids, batch.positions, DenseAttention(batch.topology))
+            logits = denoiser.logits(hidden).flatten(0, 1)
+        token_ids, weights = batch.token_ids.flatten().clone(), batch.weights.clone()
+        for at in batch.is_drafted.nonzero()[:, 0].tolist():
+            place, label = int(batch.target_rows[at]), int(batch.labels[at])
+            assert token_ids[place] == recipe.spec.special.mask
+            own = int(logits[place].argmax())
+            if own >= 48:
+                token_ids[place] = own
+                weights[at] = 0.0 if label in (3, 4) else 0.2 if own == label else 1.0
+                num_written += 1
+        hidden = denoiser(token_ids.view_as(batch.token_ids), batch.positions, DenseAttention(batch.topology))
+        log_p = denoiser.logits(hidden.flatten(0, 1)[batch.target_rows]).log_softmax(-1)
+        loss = -(weights * log_p.gather(1, batch.labels[:, None])[:, 0]).sum()
+        assert task.loss(denoiser, batch).loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert num_written > 10
 
 
 def test_steps_and_seeds_differ_and_repeat(corpus):

@@ -224,6 +224,20 @@ def test_edits_touch_visible_hole_tokens_only():
     assert [i for i in weights if i >= 42] == [42 + 39]
 
 
+def test_drafts_are_masks():
+    canvas = canvas_of(
+        [8, *range(50, 88), MASK, MASK, MASK], [8, *range(50, 88), 70, EXPAND, DELETE], [0.0] * 39 + [1.0] * 3
+    )
+    counts = torch.ones(90, dtype=torch.float64)
+    config = NoiseConfig(edit_rate=0.4, edit_block_rate=1.0, own_rate=1.0)
+    batch = in_place_batch([[canvas]], 44, SPECIAL.pad, draw_of(1), Editor(config, counts, 10))
+    # Whatever their label: else the masks that stay would tell it.
+    assert batch.target_rows[batch.is_drafted].tolist() == [39, 40, 41]
+    assert len(batch.target_rows) > 3
+    without = in_place_batch([[canvas]], 44, SPECIAL.pad, draw_of(1))
+    assert without.is_drafted is None
+
+
 def test_a_spec_without_length_tokens_is_an_error():
     special = SpecialIds(pad=0, eos=1, mask=2, canvas=8)
     views = Views(ViewMix(), special, frozenset(), NEWLINE, list, str, (13, 14), no_nodes)

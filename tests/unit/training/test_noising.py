@@ -164,6 +164,38 @@ def test_edits_change_visible_targets_only_and_train_them():
     assert torch.equal(weights[is_masked], at_rows(plain, plain.weights, (3, 64))[:, :32][is_masked])
 
 
+def test_drafts_are_masks_of_blocks_with_edits_and_change_nothing_else():
+    rows = packed()
+    spec = replace(fake_spec(), has_causal_context=True)
+    base = NoiseConfig(edit_rate=0.3, next_token_weight=0.5)
+    configs = [
+        replace(base, own_rate=rate, edit_block_rate=blocks) for rate, blocks in ((0.0, 1.0), (1.0, 1.0), (1.0, 0.5))
+    ]
+    none, every, half = (noise_training_pair(rows, draw_of(rows), c, spec, editor(c)) for c in configs)
+    assert none.is_drafted is None
+    for name in ("token_ids", "target_rows", "labels", "weights", "bound_weights"):
+        assert torch.equal(getattr(none, name), getattr(every, name))
+    # Of the noisy half: its mask tokens, all of them where every block has edits and the rate is 1.
+    assert torch.equal(every.is_drafted, none.token_ids.flatten()[none.target_rows] == SPECIAL.mask)
+    drafted = at_rows(half, half.is_drafted, (3, 64))[:, :32]
+    is_masked = half.token_ids[:, :32] == SPECIAL.mask
+    blocks = [is_masked[row] & (rows.slots[row] == slot) for row in range(3) for slot in range(8)]
+    drafted_of = [{*drafted[at // 8][block].tolist()} for at, block in enumerate(blocks) if block.any()]
+    assert {True} in drafted_of
+    assert {False} in drafted_of
+    assert {True, False} not in drafted_of
+
+
+def test_the_share_of_drafts():
+    rows = pack_rows([documents(seed, (390,), 400) for seed in range(20)], 400, SPECIAL.pad)
+    config = NoiseConfig(own_rate=0.3, edit_block_rate=1.0)
+    batch = noise_training_pair(rows, draw_of(rows), config, fake_spec(), editor(config))
+    num_masked = int((batch.token_ids == SPECIAL.mask).sum())
+    # Some 4,000 masks: sigma 0.0073; 5 sigma.
+    assert num_masked > 2000
+    assert abs(float(batch.is_drafted.sum()) / num_masked - 0.3) < 0.05
+
+
 def test_edit_rates():
     # One block of 400 visible or masked tokens per row; two rates within 5 sigma (sigma of a share of 2,000: 0.011).
     rng = np.random.default_rng(0)
@@ -272,7 +304,8 @@ def test_the_bound_averages_to_the_any_order_loss():
 
 
 @pytest.mark.parametrize(
-    "change", [{"edit_rate": 0.6}, {"edit_block_rate": 1.1}, {"keep_weight": -1.0}, {"edit_start": 2.0}]
+    "change",
+    [{"edit_rate": 0.6}, {"edit_block_rate": 1.1}, {"keep_weight": -1.0}, {"own_rate": 1.5}, {"edit_start": 2.0}],
 )
 def test_bad_noise_is_an_error(change):
     with pytest.raises(ConfigError, match=next(iter(change))):

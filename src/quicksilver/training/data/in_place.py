@@ -197,7 +197,9 @@ def in_place_batch(
             num_targets += canvas.num_targets
             start += size
         documents[row, start:], positions[row, start:] = len(packed), torch.arange(length - start)
+    is_drafted = None
     if editor is not None:
+        is_drafted = editor.drafts(weights > 0, documents, draw)
         edited = editor(token_ids, is_editable, documents, documents, draw)
         token_ids = edited.token_ids
         weights = weights + edited.is_corrupted + editor.config.keep_weight * edited.is_kept_sample
@@ -212,4 +214,5 @@ def in_place_batch(
         bound_weights=torch.zeros(int(is_trained.sum())),
         num_targets=num_targets,
         num_bound_targets=0,
+        is_drafted=None if is_drafted is None else is_drafted[is_trained],
     )

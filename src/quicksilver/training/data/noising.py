@@ -32,7 +32,7 @@ from quicksilver.models.topology import Topology
 from quicksilver.training.batch import MicroBatch
 from quicksilver.training.data.rows import PackedRows
 
-_SCORE, _EDIT_BLOCK, _EDIT_SCORE, _EDIT_CHOICE, _EDIT_UNIGRAM, _EDIT_SWAP = range(101, 107)
+_SCORE, _EDIT_BLOCK, _EDIT_SCORE, _EDIT_CHOICE, _EDIT_UNIGRAM, _EDIT_SWAP, _OWN = range(101, 108)
 """Purposes of counter draws, so that no two share a counter."""
 _EDIT_SHARES = (0.5, 0.5)
 """Wrong tokens come from the corpus's unigrams and from elsewhere in the same document."""
@@ -50,6 +50,9 @@ class NoiseConfig:
     """Share of blocks with edit noise, once it has begun."""
     edit_start: float = 0.7
     """Fraction of the run after which edit noise begins; 1 turns it off."""
+    own_rate: float = 0.0
+    """Share of masks, in a block with edit noise, over which the model's own token is written first. Above 0 a step
+    with edit noise costs another forward."""
     next_token_weight: float = 0.0
     """Weight of the next-token loss on the clean half; needs a spec with causal context. It trains the trunk on every
     token of rows whose clean half is computed anyway."""
@@ -58,7 +61,7 @@ class NoiseConfig:
     is wrong."""
 
     def __post_init__(self) -> None:
-        for name in ("edit_block_rate", "edit_start", "next_token_weight", "keep_weight"):
+        for name in ("edit_block_rate", "edit_start", "own_rate", "next_token_weight", "keep_weight"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0.0 <= self.edit_rate <= 0.5:
@@ -108,15 +111,26 @@ class Editor:
             ]
         )
         replacements = choose_replacements(sources, _EDIT_SHARES, draw.uniform(_EDIT_CHOICE, positions))
-        has_edits = draw.uniform(_EDIT_BLOCK, blocks.clamp(min=0)) < config.edit_block_rate
         return edit_noise(
             token_ids,
-            is_editable & has_edits & (token_ids >= self.num_special),
+            is_editable & self._has_edits(blocks, draw) & (token_ids >= self.num_special),
             replacements,
             draw.uniform(_EDIT_SCORE, positions),
             rate=config.edit_rate,
             special_ids=torch.arange(self.num_special),
         )
+
+    def drafts(
+        self, is_masked: Bool[Tensor, "R L"], blocks: Int[Tensor, "R L"], draw: NoiseDraw
+    ) -> Bool[Tensor, "R L"] | None:
+        """Masks that give way to the model's own tokens, in the blocks that have edits; None if the rate is zero."""
+        if not self.config.own_rate:
+            return None
+        scores = draw.uniform(_OWN, torch.arange(is_masked.shape[1])[None])
+        return is_masked & self._has_edits(blocks, draw) & (scores < self.config.own_rate)
+
+    def _has_edits(self, blocks: Int[Tensor, "R L"], draw: NoiseDraw) -> Bool[Tensor, "R L"]:
+        return draw.uniform(_EDIT_BLOCK, blocks.clamp(min=0)) < self.config.edit_block_rate
 
 
 def noise_training_pair(
@@ -133,8 +147,9 @@ def noise_training_pair(
     is_masked = mask_exact_count(rows.slots, rows.is_target, counts, draw.uniform(_SCORE, positions))
     weights = at_positions(token_weights(counts, sizes, config.weighting, clip=config.clip), rows.slots) * is_masked
     bound_weights = at_positions(token_weights(counts, sizes, Weighting.ELBO), rows.slots) * is_masked
-    visible = rows.token_ids
+    visible, is_drafted = rows.token_ids, None
     if editor is not None:
+        is_drafted = editor.drafts(is_masked, rows.slots, draw)
         edited = editor(rows.token_ids, rows.is_target & ~is_masked, rows.documents, rows.slots, draw)
         visible = edited.token_ids
         weights = weights + edited.is_corrupted + config.keep_weight * edited.is_kept_sample
@@ -143,6 +158,8 @@ def noise_training_pair(
     labels = torch.cat([rows.token_ids, clean.labels], dim=1)
     bound_weights = torch.cat([bound_weights * rows.token_share, torch.zeros_like(clean.weights)], dim=1)
     is_trained = weights > 0
+    if is_drafted is not None:
+        is_drafted = torch.cat([is_drafted, torch.zeros_like(is_drafted)], dim=1)[is_trained]
     return MicroBatch(
         token_ids=torch.cat([torch.where(is_masked, spec.special.mask, visible), rows.token_ids], dim=1),
         positions=torch.cat([rows.positions, rows.positions], dim=1),
@@ -154,6 +171,7 @@ def noise_training_pair(
         num_targets=rows.num_targets,
         # Under edit noise the past is right but the block's visible tokens are not: no bound of the clean text.
         num_bound_targets=rows.num_targets if editor is None else 0,
+        is_drafted=is_drafted,
     )
 
 
