@@ -52,9 +52,10 @@ class InPlaceConfig:
     start_rate: float = 0.4
     """Share of holes of unknown length that look as decoding meets them first: ``start_length`` masks, whatever their
     length. Only there must it be told from the text around the hole alone."""
-    settled_rate: float = 0.3
+    settled_rate: float = 0.5
     """Share of holes of unknown length that look as they do after decoding's first look: about as many positions as
-    tokens, too many as often as too few. The rates of merges and extra positions are of the holes left over."""
+    tokens, too many as often as too few. The rates of merges and extra positions are of the holes left over, which
+    must be few: they are mostly too long, and more of them than of settled holes are all masks."""
     settled_spread: float = 0.35
     """Standard deviation of the logarithm of a settled hole's positions over its tokens."""
 
