@@ -116,6 +116,29 @@ def test_generate_equals_a_plain_loop(threshold: float, temperature: float) -> N
             assert result.nfe == nfe
 
 
+def plain_rows(
+    denoiser: HashDenoiser, left: list[int], hole: list[int | None], right: list[int], params: SamplingParams
+) -> list[list[float]]:
+    """One forward: the adjusted logits of the hole, in which None is a mask."""
+    ids = [SPECIAL.canvas, *left, *(MASK if token is None else token for token in hole), *right]
+    logits = denoiser(torch.tensor(ids), torch.zeros(len(ids), dtype=torch.int64)).tolist()
+    written = [token for token in hole if token is not None]
+    seen = [SPECIAL.canvas, *left, *written, *right]
+    return [adjusted(logits[1 + len(left) + i], params, seen, written) for i in range(len(hole))]
+
+
+def plain_review(
+    denoiser: HashDenoiser, left: list[int], given: Hole, right: list[int], params: SamplingParams
+) -> list[int | None]:
+    """A drafted hole after the first forward."""
+    hole: list[int | None] = []
+    rows = plain_rows(denoiser, left, list(given.draft or ()), right, params)
+    for row, token, is_frozen in zip(rows, given.draft or (), given.frozen or (), strict=True):
+        probability = math.exp(row[token]) / sum(math.exp(row[other]) for other in TEXT_IDS)
+        hole.append(token if is_frozen or probability >= params.draft_threshold else None)
+    return hole
+
+
 def plain_infill(
     denoiser: HashDenoiser,
     left: list[int],
@@ -123,23 +146,19 @@ def plain_infill(
     threshold: float,
     temperature: float,
     params: SamplingParams,
+    given: Hole,
 ) -> tuple[list[int], int]:
-    """One hole of unknown length between two texts, as a list of tokens and None for masks."""
+    """One hole between two texts, of unknown length or drafted."""
     hole: list[int | None] = [None] * 3
     level = float(counter_uniform(6, params.seed, torch.tensor(0), torch.tensor(0))) if temperature else 0.5
     budget, nfe, step = 12, 0, 0
+    if given.draft is not None:
+        hole, budget, nfe = plain_review(denoiser, left, given, right, params), 0, 1
     while None in hole:
-        ids = [SPECIAL.canvas, *left, *(MASK if token is None else token for token in hole), *right]
-        logits = denoiser(torch.tensor(ids), torch.zeros(len(ids), dtype=torch.int64)).tolist()
+        everywhere = plain_rows(denoiser, left, hole, right, params)
         nfe += 1
         lengths = [EXPAND] * (budget > 0 and len(hole) < 6) + [DELETE] * (budget > 0)
-        written = [token for token in hole if token is not None]
-        seen = [SPECIAL.canvas, *left, *written, *right]
-        rows = {
-            i: adjusted(logits[1 + len(left) + i], params, seen, written)
-            for i, token in enumerate(hole)
-            if token is None
-        }
+        rows = {i: everywhere[i] for i, token in enumerate(hole) if token is None}
         total = {i: sum(math.exp(row[token]) for token in TEXT_IDS + lengths) for i, row in rows.items()}
         chance = {i: {token: math.exp(row[token]) / total[i] for token in lengths} for i, row in rows.items()}
         gone = set()
@@ -164,19 +183,27 @@ def plain_infill(
     return [token for token in hole if token is not None], nfe
 
 
+DRAFTED = Hole(draft=(10, 12, 10, 14, 15), frozen=(False, False, False, True, False))
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 1.1])
-def test_infill_equals_a_plain_loop(threshold: float, temperature: float) -> None:
+@pytest.mark.parametrize("given", [Hole(), DRAFTED], ids=["unknown", "drafted"])
+def test_infill_equals_a_plain_loop(given: Hole, threshold: float, temperature: float) -> None:
     for case in range(5):
         bonus = {EXPAND: (case % 4) - 1.0, DELETE: (case % 3) - 1.0}
         denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus=bonus)
         left, right = [10, 11, MASK][: case % 4], [12, 13][: case % 3]
-        template = (Text(token_ids=tuple(left)), Hole(), Text(token_ids=tuple(right)))
+        template = (Text(token_ids=tuple(left)), given, Text(token_ids=tuple(right)))
         for options in (SamplingParams(), replace(OPTIONS, stop_ids=(), stop=None)):
             params = replace(
-                options, policy=ConfidenceThreshold(threshold=threshold), temperature=temperature, seed=case
+                options,
+                policy=ConfidenceThreshold(threshold=threshold),
+                temperature=temperature,
+                seed=case,
+                draft_threshold=0.15,
             )
             result = final_result(infill(denoiser, fake_spec(), template, params))
-            expected, nfe = plain_infill(denoiser, left, right, threshold, temperature, params)
+            expected, nfe = plain_infill(denoiser, left, right, threshold, temperature, params, given)
             assert list(result.token_ids) == expected
             assert result.nfe == nfe

@@ -38,7 +38,8 @@ from quicksilver.decoding.policies import (
 )
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import final_result
-from quicksilver.decoding.selection import Candidates, select
+from quicksilver.decoding.selection import Candidates, select, token_probability
+from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft
 from quicksilver.decoding.window import Decision, Window
 
 __all__ = [
@@ -82,16 +83,21 @@ __all__ = [
     "adjust",
     "canvas_adjustments",
     "decide",
+    "draft_events",
+    "drafted_hole",
     "end_ids",
     "final_result",
     "generate",
     "generate_autoregressive",
     "infill",
     "infill_psm",
+    "judge_draft",
+    "keep_draft",
     "kept_tokens",
     "make_policy",
     "psm_prompt",
     "resolve_policy",
     "select",
     "token_adjustments",
+    "token_probability",
 ]

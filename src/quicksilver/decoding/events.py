@@ -24,7 +24,10 @@ class Resize:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
-    """Masks became tokens. They may still change until a Commit covers them."""
+    """Masks became tokens. They may still change until a Commit covers them.
+
+    The draft that a hole starts with comes with confidence 1 before the first forward.
+    """
 
     hole: int
     start: int
@@ -101,7 +104,9 @@ class FinishReason(StrEnum):
     FILLED = "filled"
     """Every hole is filled."""
     MAX_NFE = "max_nfe"
-    """``max_nfe`` forwards are spent; the open masks were all committed at the last one."""
+    """``max_nfe`` forwards are spent; the open masks were all committed at the last one, and doubtful drafts kept."""
+    DEADLINE = "deadline"
+    """The request's time is up: as MAX_NFE, at the forward that ``nfe`` says, so that a replay may repeat it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,9 +116,9 @@ class Result:
     holes: tuple[tuple[int, ...], ...]
     """Token ids per hole, without eos and stop ids; generation has one hole."""
     confidence: tuple[tuple[float, ...], ...]
-    """Probability of every token of ``holes`` when it was written."""
+    """Probability of every token of ``holes`` when it was written, or found fit in a draft; 1 if it was frozen."""
     step_committed: tuple[tuple[int, ...], ...]
-    """Forward pass, from 1, that wrote every token of ``holes``."""
+    """Forward pass, from 1, that wrote every token of ``holes``; 0 if it was given in the hole's draft."""
     nfe: int
     """Forward passes, all of them counted. Full recompute needs no commit passes; an engine with a cache may."""
     num_edits: int

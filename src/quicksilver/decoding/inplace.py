@@ -4,8 +4,8 @@ A hole of unknown length changes its length while it is denoised: a mask that be
 mask that becomes ``delete`` disappears. ``lengths`` says when. Such a step writes no token.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,9 +17,11 @@ from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places, commits
 from quicksilver.decoding.lengths import MEDIAN, HoleLength, length_changes, sampled_level, withheld_tokens
-from quicksilver.decoding.params import SamplingParams
+from quicksilver.decoding.params import SamplingParams, special_ids
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, Run
+from quicksilver.decoding.selection import token_probability
+from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError, InputError
 
@@ -42,14 +44,36 @@ class Hole:
     """Exact number of tokens; None: found by the model."""
     max_length: int | None = None
     """Cap of a hole of unknown length; None: the spec's ``max_hole_length``."""
+    draft: tuple[int, ...] | None = None
+    """Tokens to start with instead of masks; as many is the hole's length."""
+    frozen: tuple[bool, ...] | None = None
+    """Which tokens of ``draft`` stay whatever happens. None: none."""
 
     def __post_init__(self) -> None:
+        self._check_draft()
         if self.length is not None and self.max_length is not None:
             raise InputError("a hole has either a known length or a greatest length, not both")
         for name in ("length", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"a hole's {name} must be at least 1, got {value}")
+
+    def _check_draft(self) -> None:
+        if self.draft is None:
+            if self.frozen is not None:
+                raise InputError("a hole's frozen marks tokens of its draft, but there is no draft")
+            return
+        if self.length is not None or self.max_length is not None:
+            raise InputError("a hole with a draft has the draft's length; leave out length and max_length")
+        if not self.draft:
+            raise InputError("a hole's draft must hold at least 1 token, got none; leave it out")
+        if self.frozen is not None and len(self.frozen) != len(self.draft):
+            raise InputError(f"a hole's frozen needs one mark per token: {len(self.draft)}, got {len(self.frozen)}")
+
+    @property
+    def known_length(self) -> int | None:
+        """Exact number of tokens, by ``length`` or by ``draft``; None: found by the model."""
+        return self.length if self.draft is None else len(self.draft)
 
 
 Segment = Text | Hole
@@ -62,11 +86,25 @@ def infill(
 
     The canvas is [canvas token] and the segments in order. Eos and all other special tokens are never written.
 
+    Where a hole has a draft, the first forward only looks: drafted tokens below ``draft_threshold`` become masks, the
+    others stay, final at once unless the policy revises. If there is no mask then, that is all. Where ``max_nfe`` is 1
+    no token becomes a mask, since none could be filled: the draft stays (a policy that edits may edit it), and the
+    masks of other holes are filled at once.
+
     Raises:
         InputError: the template has no hole.
         ConfigError: the checkpoint was not trained in place, or not on holes of unknown length, or cannot do what the
-            policy does; or ``max_tokens``, ``block_length``, ``stop_ids`` or ``stop`` is given.
+            policy does; or ``max_tokens``, ``block_length``, ``stop_ids`` or ``stop`` is given; or a draft holds a
+            special token.
     """
+    check_infill(spec, template, params)
+    run = Run(logits_fn, spec, params)
+    holes = [segment for segment in template if isinstance(segment, Hole)]
+    return _infill(run, template, [initial_length(run, number, hole) for number, hole in enumerate(holes)])
+
+
+def check_infill(spec: DiffusionSpec, template: Sequence[Segment], params: SamplingParams) -> None:
+    """Raise what ``infill`` raises for a template, a checkpoint and options that do not go together."""
     holes = [segment for segment in template if isinstance(segment, Hole)]
     if not holes:
         raise InputError("the template has no hole to fill")
@@ -78,10 +116,12 @@ def infill(
     for name in ("stop_ids", "stop"):
         if getattr(params, name) not in ((), None):
             raise ConfigError(f"in-place infill has no {name}; a hole ends where the text after it begins")
-    if any(hole.length is None for hole in holes):
+    for hole in holes:
+        special = sorted(set(hole.draft or ()) & special_ids(spec))
+        if special:
+            raise ConfigError(f"a hole's draft must not hold special tokens, got {special}")
+    if any(hole.known_length is None for hole in holes):
         _require_length_training(spec)
-    run = Run(logits_fn, spec, params)
-    return _infill(run, template, [_initial_length(run, number, hole) for number, hole in enumerate(holes)])
 
 
 def _require_length_training(spec: DiffusionSpec) -> None:
@@ -90,9 +130,10 @@ def _require_length_training(spec: DiffusionSpec) -> None:
         raise ConfigError("this checkpoint was not trained on holes of unknown length; give every hole its length")
 
 
-def _initial_length(run: Run, number: int, hole: Hole) -> HoleLength:
-    if hole.length is not None:
-        return HoleLength(length=hole.length, cap=hole.length, changes_left=0)
+def initial_length(run: Run, number: int, hole: Hole) -> HoleLength:
+    """What the hole of that number starts with, and how far its length may change."""
+    if hole.known_length is not None:
+        return HoleLength(length=hole.known_length, cap=hole.known_length, changes_left=0)
     defaults = run.spec.decoding
     cap = defaults.max_hole_length if hole.max_length is None else hole.max_length
     return HoleLength(
@@ -103,59 +144,119 @@ def _initial_length(run: Run, number: int, hole: Hole) -> HoleLength:
     )
 
 
-def _initial_canvas(spec: DiffusionSpec, template: Sequence[Segment], lengths: Sequence[HoleLength]) -> Canvas:
+def initial_canvas(spec: DiffusionSpec, template: Sequence[Segment], lengths: Sequence[HoleLength]) -> Canvas:
+    """The canvas before the first forward: text, masks and drafts."""
     parts = [] if spec.special.canvas is None else [Canvas.of_prompt([spec.special.canvas])]
     hole = 0
     for segment in template:
         if isinstance(segment, Text):
             parts.append(Canvas.of_prompt(segment.token_ids))
         else:
-            parts.append(Canvas.of_masks(lengths[hole].length, mask_id=spec.special.mask, hole=hole))
+            parts.append(_initial_hole(spec, segment, lengths[hole].length, hole))
             hole += 1
     return Canvas.join(parts)
 
 
+def _initial_hole(spec: DiffusionSpec, segment: Hole, length: int, hole: int) -> Canvas:
+    if segment.draft is None:
+        return Canvas.of_masks(length, mask_id=spec.special.mask, hole=hole)
+    return drafted_hole(segment.draft, segment.frozen or (False,) * length, hole=hole)
+
+
 def _infill(run: Run, template: Sequence[Segment], lengths: list[HoleLength]) -> Iterator[Event]:
-    canvas = _initial_canvas(run.spec, template, lengths)
+    canvas = initial_canvas(run.spec, template, lengths)
     yield from (Resize(hole=hole, start=0, added=entry.length) for hole, entry in enumerate(lengths))
+    yield from draft_events(canvas)
     block = BlockProgress(max_steps=run.policy.max_steps(sum(entry.cap for entry in lengths)))
-    is_finished = False
-    while not is_finished:
-        positions = hole_position(canvas.hole.clamp(min=0), canvas.offset)
-        canvas = run.fill_noise(canvas, positions, block.step)
+    if bool(canvas.is_draft.any()):
+        canvas = yield from _review(run, canvas, lengths, block)
+    while bool(_open_positions(canvas).any()):
         is_forced = run.is_last_chance(block)
-        is_open = canvas.is_masked | canvas.is_draft
-        logits = run.look(canvas, torch.zeros(len(canvas), dtype=torch.int64), is_open)
-        forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1])
+        look = _look(run, canvas, lengths, block)
         if not is_forced:
-            change = _change_lengths(run, canvas, logits, forbidden, lengths)
+            change = _change_lengths(run, look, lengths)
             if bool(change.any()):
                 # Tokens wait: the next forward sees the better length.
-                yield from _resizes(canvas, change)
-                canvas = canvas.take(torch.arange(len(canvas)).repeat_interleave(1 + change))
-                is_finished = not bool((canvas.is_masked | canvas.is_draft).any())
+                yield from resizes(look.canvas, change)
+                canvas = look.canvas.take(torch.arange(len(canvas)).repeat_interleave(1 + change))
                 yield run.ledger.frame(canvas)
                 continue
-        step = run.step(
-            canvas,
-            logits,
-            block,
-            window=slice(0, len(canvas)),
-            is_open=is_open,
-            positions=positions,
-            is_forbidden=forbidden,
-            is_withheld=withheld,
-            is_forced=is_forced,
-        )
-        canvas, events = run.apply(canvas, step)
-        yield from events
-        everywhere = torch.ones(len(canvas), dtype=torch.bool)
-        is_finished = run.is_finished(canvas, everywhere, step, block) or is_forced
-        if is_finished and run.policy.revises:
-            yield from commits(canvas, canvas.is_draft)
-            canvas = canvas.finalize(everywhere)
-        yield run.ledger.frame(canvas)
+        canvas = yield from _step(run, look, block, is_forced=is_forced)
     yield run.ledger.done(canvas, len(lengths), FinishReason.MAX_NFE if run.is_cut else FinishReason.FILLED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """One forward, and what may be written: one row per open position of the canvas."""
+
+    canvas: Canvas
+    logits: Float[Tensor, "N V"]
+    is_forbidden: Bool[Tensor, "N V"]
+    is_withheld: Bool[Tensor, "N V"]
+
+
+def _open_positions(canvas: Canvas) -> Bool[Tensor, " L"]:
+    return canvas.is_masked | canvas.is_draft
+
+
+def _positions(canvas: Canvas) -> Int[Tensor, " L"]:
+    """Random-number positions."""
+    return hole_position(canvas.hole.clamp(min=0), canvas.offset)
+
+
+def _look(run: Run, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress) -> _Look:
+    canvas = run.fill_noise(canvas, _positions(canvas), block.step)
+    logits = run.look(canvas, torch.zeros(len(canvas), dtype=torch.int64), _open_positions(canvas))
+    forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1])
+    return _Look(canvas=canvas, logits=logits, is_forbidden=forbidden, is_withheld=withheld)
+
+
+def _review(
+    run: Run, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress
+) -> Generator[Event, None, Canvas]:
+    """The first forward where there are drafts: see ``infill``. It is not a step of the policy."""
+    look = _look(run, canvas, lengths, block)
+    index = _open_positions(look.canvas).nonzero()[:, 0]
+    probability = token_probability(
+        look.logits.cpu(),
+        look.canvas.token_ids[index],
+        is_forbidden=look.is_forbidden,
+        adjustments=canvas_adjustments(run.params, look.canvas, index.shape[0]),
+    )
+    canvas, is_weak = judge_draft(look.canvas, probability, run.params.draft_threshold)
+    if run.is_spent and bool((is_weak | canvas.is_masked).any()):
+        canvas = yield from _step(run, replace(look, canvas=canvas), block, is_forced=True)
+        run.is_cut = run.is_cut or bool(is_weak.any())
+        return canvas
+    mask_id = run.spec.special.mask
+    yield from run.ledger.record(Places.of(canvas), weak_marks(canvas, is_weak), mask_id)
+    canvas, is_final = keep_draft(canvas, is_weak, mask_id=mask_id, revises=run.policy.revises)
+    yield from commits(canvas, is_final)
+    yield run.ledger.frame(canvas)
+    return canvas
+
+
+def _step(run: Run, look: _Look, block: BlockProgress, *, is_forced: bool) -> Generator[Event, None, Canvas]:
+    """One step of the policy; drafts become final if it was the last."""
+    step = run.step(
+        look.canvas,
+        look.logits,
+        block,
+        window=slice(0, len(look.canvas)),
+        is_open=_open_positions(look.canvas),
+        positions=_positions(look.canvas),
+        is_forbidden=look.is_forbidden,
+        is_withheld=look.is_withheld,
+        is_forced=is_forced,
+    )
+    canvas, events = run.apply(look.canvas, step)
+    yield from events
+    everywhere = torch.ones(len(canvas), dtype=torch.bool)
+    if run.is_finished(canvas, everywhere, step, block) or is_forced:
+        yield from commits(canvas, canvas.is_draft)
+        canvas = canvas.finalize(everywhere)
+    yield run.ledger.frame(canvas)
+    return canvas
 
 
 def _length_tokens(
@@ -163,25 +264,20 @@ def _length_tokens(
 ) -> tuple[Bool[Tensor, "N V"], Bool[Tensor, "N V"]]:
     """Forbidden and withheld tokens per open position: a length token that may yet come true is only withheld."""
     special = run.spec.special
-    index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
+    index = _open_positions(canvas).nonzero()[:, 0]
     withheld = withheld_tokens(canvas.take(index), lengths, special.expand, special.delete, vocab_size)
     return run.is_forbidden(vocab_size) & ~withheld, withheld
 
 
-def _change_lengths(
-    run: Run,
-    canvas: Canvas,
-    logits: Float[Tensor, "N V"],
-    is_forbidden: Bool[Tensor, "N V"],
-    lengths: Sequence[HoleLength],
-) -> Int[Tensor, " L"]:
+def _change_lengths(run: Run, look: _Look, lengths: Sequence[HoleLength]) -> Int[Tensor, " L"]:
     """The length changes of this step, traced; all zero where no hole may change."""
+    canvas, logits = look.canvas, look.logits
     special = run.spec.special
     if special.expand is None or special.delete is None or not any(entry.changes_left for entry in lengths):
         return torch.zeros(len(canvas), dtype=torch.int64)
-    index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
+    index = _open_positions(canvas).nonzero()[:, 0]
     adjusted = adjust(logits.cpu(), canvas_adjustments(run.params, canvas, logits.shape[0]))
-    probs = torch.softmax(adjusted.masked_fill(is_forbidden, -torch.inf), dim=-1)
+    probs = torch.softmax(adjusted.masked_fill(look.is_forbidden, -torch.inf), dim=-1)
     expand, delete = (
         torch.zeros(len(canvas)).scatter(0, index, probs[:, token]) for token in (special.expand, special.delete)
     )
@@ -195,7 +291,7 @@ def _change_lengths(
     return change
 
 
-def _resizes(canvas: Canvas, change: Int[Tensor, " L"]) -> list[Event]:
+def resizes(canvas: Canvas, change: Int[Tensor, " L"]) -> list[Event]:
     """From the last position to the first, so that each event's offset still holds when it is applied."""
     hole, offset = canvas.hole.tolist(), canvas.offset.tolist()
     return [

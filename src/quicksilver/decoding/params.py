@@ -70,6 +70,8 @@ class SamplingParams:
     """Any of these ends the response as eos does, and is not part of it. Must be empty for in-place infill."""
     stop: StopRule | None = None
     """Asked whenever a block (autoregressive: a token) has become final. Must be None for in-place infill."""
+    draft_threshold: float = 0.5
+    """Read where a hole has a draft: its tokens below this probability are found anew; in [0, 1], 0 keeps all."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature >= 0:
@@ -82,6 +84,7 @@ class SamplingParams:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must lie in (0, 1], got {self.top_p}")
+        _within("draft_threshold", self.draft_threshold, 0.0, 1.0)
         never_written = sorted(set(self.stop_ids) & set(self.forbidden_ids))
         if never_written:
             raise ConfigError(f"stop_ids and forbidden_ids share {never_written}, which would never be written")

@@ -3,6 +3,7 @@
 Rows are independent: a row's result depends on its own logits and parameters only, never on its neighbours.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,6 +27,14 @@ class Candidates:
     """Probability of the best token minus that of the second best, of those that may be chosen."""
     entropy: Float[Tensor, " N"]
     """Nats."""
+
+    @classmethod
+    def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
+        """The rows of all parts, in order."""
+        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+    def rows(self, index: slice) -> "Candidates":
+        return Candidates(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device) -> "Candidates":
         return Candidates(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
@@ -87,6 +96,18 @@ def select(
         margin=top_two[:, 0] - top_two[:, 1] if top_two.shape[1] == 2 else top_two[:, 0],
         entropy=torch.special.entr(probs).sum(dim=-1),
     )
+
+
+def token_probability(
+    logits: Float[Tensor, "N V"],
+    token_ids: Int[Tensor, " N"],
+    *,
+    is_forbidden: Bool[Tensor, "#N V"],
+    adjustments: Adjustments | None = None,
+) -> Float[Tensor, " N"]:
+    """Probability of one given token per row, on the terms of ``Candidates``; 0 for a forbidden one."""
+    allowed = adjust(logits, adjustments).masked_fill(is_forbidden, -torch.inf)
+    return torch.softmax(allowed, dim=-1).gather(-1, token_ids[:, None])[:, 0]
 
 
 def _argmax(values: Tensor) -> Tensor:
