@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from quicksilver.diffusion.autoregressive import align_predictions
 from quicksilver.errors import ConfigError, InputError
 from quicksilver.models.attention import DenseAttention
 from quicksilver.models.denoiser import Denoiser
@@ -125,11 +124,15 @@ def compare(
     """``decision_agreement`` over whole canvases, each forwarded alone; the two may be on different devices.
 
     Raises:
-        InputError: there is no canvas.
-        ConfigError: as ``decision_agreement``.
+        InputError: there is no canvas, or with shift 1 the first position of one is open: nothing predicts it.
+        ConfigError: as ``decision_agreement``; or the shift is neither 0 nor 1.
     """
+    if prediction_shift not in (0, 1):
+        raise ConfigError(f"prediction_shift must be 0 or 1, got {prediction_shift}")
     total = None
     for canvas in canvases:
+        if prediction_shift and bool(canvas.is_open[:1].any()):
+            raise InputError("with prediction_shift 1 nothing predicts the first position: it cannot be open")
         pair = (_open_logits(denoiser, canvas, prediction_shift) for denoiser in (reference, other))
         found = decision_agreement(*pair, threshold=threshold, is_forbidden=is_forbidden)
         total = found if total is None else total + found
@@ -143,6 +146,6 @@ def _open_logits(denoiser: Denoiser, canvas: OpenCanvas, prediction_shift: int) 
     device = denoiser.model.embed_tokens.weight.device
     attention = DenseAttention(Topology.block_causal(canvas.block_ids[None].to(device)))
     positions = torch.arange(len(canvas.token_ids), device=device)[None]
-    hidden = denoiser(canvas.token_ids[None].to(device), positions, attention)
-    logits = align_predictions(denoiser.logits(hidden), prediction_shift)[0]
-    return logits[canvas.is_open.to(device)].cpu()
+    hidden = denoiser(canvas.token_ids[None].to(device), positions, attention)[0]
+    rows = canvas.is_open.to(device).nonzero()[:, 0] - prediction_shift
+    return denoiser.logits(hidden[rows]).cpu()

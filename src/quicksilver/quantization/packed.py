@@ -31,7 +31,7 @@ class PackedInt8Linear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
         scale = weight.abs().amax(dim=1).clamp_min(_TINY) / _WEIGHT_MAX
-        self._packed = _pack(weight, scale)
+        self._packed = pack_weight(weight, scale)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
 
     def forward(self, x: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
@@ -48,8 +48,8 @@ class PackedInt8Linear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-def _pack(weight: Tensor, scale: Tensor) -> torch.ScriptObject:
-    """The quantized weights as fbgemm arranges them, whatever engine is set for the process."""
+def pack_weight(weight: Float[Tensor, "O I"], scale: Float[Tensor, " O"]) -> torch.ScriptObject:
+    """Weights rounded to multiples of each output's scale, as fbgemm arranges them, whatever engine the process has."""
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
     try:

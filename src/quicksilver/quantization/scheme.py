@@ -19,7 +19,7 @@ class Scheme(StrEnum):
     INT8_WEIGHT = "int8_weight"
     """8-bit weights, widened before a float product: a quarter of float32's memory, and slower. CPU and CUDA."""
     INT4_WEIGHT = "int4_weight"
-    """4-bit weights in groups of 32. CPU only; without AVX-512 a hundred times slower than float32."""
+    """4-bit weights in groups of 32. CPU only; without AVX-512 tens of times slower than float32."""
     FP8_DYNAMIC = "fp8_dynamic"
     """e4m3 weights and activations. CUDA of compute capability 8.9 or later."""
 
