@@ -5,13 +5,13 @@ float32, and choosing needs several such). Here at most ``TILE_ELEMENTS`` logits
 on its own hidden state and parameters only; ``decoding.selection`` chooses, as it does for the reference samplers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.decoding.adjustments import Adjustments, adjust
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.models.denoiser import Denoiser
 
@@ -25,8 +25,10 @@ class HeadParams:
 
     is_forbidden: Bool[Tensor, "K V"]
     """The different sets of forbidden tokens among the rows."""
-    forbidden_row: Int[Tensor, " N"]
-    """Which of them each row has."""
+    is_withheld: Bool[Tensor, "K V"] | None = None
+    """The withheld tokens that go with them; None: no row has any."""
+    rule: Int[Tensor, " N"]
+    """Which of the sets each row has."""
     temperature: Float[Tensor, " N"]
     seed: Int[Tensor, " N"]
     positions: Int[Tensor, " N"]
@@ -36,29 +38,46 @@ class HeadParams:
     top_p: Float[Tensor, " N"] | None = None
     """None if no row asks for it; rows that do not have 1."""
 
-    def rows(self, index: slice) -> dict[str, Tensor | None]:
-        """``select``'s arguments for some rows."""
-        taken = {
-            f.name: None if getattr(self, f.name) is None else getattr(self, f.name)[index]
-            for f in fields(self)
-            if f.name not in ("is_forbidden", "forbidden_row")
+    adjustments: Adjustments | None = None
+    """Of all rows."""
+    watched: Int[Tensor, "N k"] | None = None
+    """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
+
+    def rows(self, start: int, stop: int) -> dict[str, Tensor | Adjustments | None]:
+        """``select``'s arguments for the rows [start, stop)."""
+        index = slice(start, stop)
+        per_row = ("temperature", "seed", "positions", "step", "top_k", "top_p")
+        taken = {name: None if getattr(self, name) is None else getattr(self, name)[index] for name in per_row}
+        # One set for all rows broadcasts.
+        rule = slice(0, 1) if self.is_forbidden.shape[0] == 1 else self.rule[index]
+        return taken | {
+            "is_forbidden": self.is_forbidden[rule],
+            "is_withheld": None if self.is_withheld is None else self.is_withheld[rule],
+            "adjustments": None if self.adjustments is None else self.adjustments.rows(start, stop),
         }
-        if self.is_forbidden.shape[0] == 1:
-            return taken | {"is_forbidden": self.is_forbidden}
-        return taken | {"is_forbidden": self.is_forbidden[self.forbidden_row[index]]}
 
 
-def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams) -> Candidates:
-    """One candidate per hidden row."""
+def choose(
+    denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams
+) -> tuple[Candidates, Float[Tensor, "N k"] | None]:
+    """One candidate per hidden row, and the probabilities of the tokens watched."""
     tile = max(1, TILE_ELEMENTS // denoiser.config.vocab_size)
     starts = range(0, hidden.shape[0], tile)
-    found = [_choose_tile(denoiser, hidden, params, slice(start, start + tile)) for start in starts]
-    return found[0] if len(found) == 1 else _joined(found)
+    found = [_choose_tile(denoiser, hidden[at : at + tile], params, at) for at in starts]
+    if len(found) == 1:
+        return found[0]
+    watched = [seen for _, seen in found if seen is not None]
+    return Candidates.join([candidates for candidates, _ in found]), torch.cat(watched) if watched else None
 
 
-def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, rows: slice) -> Candidates:
-    return select(denoiser.logits(hidden[rows]), **params.rows(rows))  # pyright: ignore[reportArgumentType]
-
-
-def _joined(parts: Sequence[Candidates]) -> Candidates:
-    return Candidates(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Candidates)})
+def _choose_tile(
+    denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int
+) -> tuple[Candidates, Tensor | None]:
+    logits = denoiser.logits(hidden)
+    stop = start + hidden.shape[0]
+    given = params.rows(start, stop)
+    candidates = select(logits, **given)  # pyright: ignore[reportArgumentType]
+    if params.watched is None:
+        return candidates, None
+    allowed = adjust(logits, given["adjustments"]).masked_fill(given["is_forbidden"], -torch.inf)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return candidates, torch.softmax(allowed, dim=-1).gather(-1, params.watched[start:stop])

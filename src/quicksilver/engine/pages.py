@@ -146,6 +146,8 @@ class PageTable:
     def adopt_prefix(self, token_ids: Sequence[int]) -> int:
         """Take over published pages of a beginning of ``token_ids``; returns how many positions they hold.
 
+        Only pages that were published are found, so what may not be shared never is.
+
         The last token is never taken over: a request needs at least one row to compute.
         """
         if self.pages:
@@ -169,15 +171,21 @@ class PageTable:
         """
         self.pages += self._pool.take(self.num_missing(num_positions))
 
-    def finish(self, token_ids: Sequence[int]) -> None:
-        """The positions of all of ``token_ids``, a continuation of what was final before, are final now."""
+    def finish(self, token_ids: Sequence[int], num_shareable: int | None = None) -> None:
+        """The positions of all of ``token_ids``, a continuation of what was final before, are final now.
+
+        Args:
+            token_ids: from the first position on.
+            num_shareable: pages beyond this position are not published; None: all full pages are.
+        """
         size = self._pool.page_size
         if not self.num_final <= len(token_ids) <= self.capacity:
             raise EngineError(
                 f"{len(token_ids)} positions cannot be final: {self.num_final} are, with room for {self.capacity}"
             )
         self.num_final = len(token_ids)
-        for index in range(len(self._keys), self.num_final // size):
+        num_published = self.num_final if num_shareable is None else min(self.num_final, num_shareable)
+        for index in range(len(self._keys), num_published // size):
             key = self._next_key(token_ids[index * size : (index + 1) * size])
             self._keys.append(key)
             self._pool.publish(self.pages[index], key)

@@ -11,11 +11,39 @@ takes is not known beforehand. A window is never split, since its rows see each 
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from quicksilver.engine.pages import PagePool, PageTable
 from quicksilver.errors import ConfigError, EngineError, OverloadedError
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How context rows see each other: all of a block, which the tokens of no later block change."""
+
+    length: int = 1
+    """1: causal, every token is a block of its own."""
+    restart: int = 0
+    """Position from which the grid starts anew: the prompt's length. The prompt's last block may be short."""
+
+    def boundary(self, position: int) -> int:
+        """The last start of a block at or before ``position``."""
+        if position < self.restart:
+            return position // self.length * self.length
+        return self.restart + (position - self.restart) // self.length * self.length
+
+    def num_shareable(self, page_size: int) -> int | None:
+        """Positions whose pages hold whole blocks of the prompt's grid, so that equal tokens mean equal contents.
+
+        None: all. Pages that end inside a block depend on tokens behind them, and a response's grid on its prompt.
+        """
+        if self.length == 1:
+            return None
+        return 0 if page_size % self.length else self.restart // self.length * self.length
+
+
+CAUSAL = Grid()
 
 
 @runtime_checkable
@@ -53,8 +81,8 @@ class Job(Protocol):
         ...
 
     @property
-    def alignment(self) -> int:
-        """Context rows come in multiples of this: the block length where a block's rows see each other, else 1."""
+    def grid(self) -> Grid:
+        """Context rows come in whole blocks of it."""
         ...
 
     @property
@@ -96,6 +124,7 @@ class _Entry:
     job: Job
     table: PageTable
     forwards_waited: int = 0
+    counters: "JobCounters" = field(default_factory=lambda: JobCounters())
 
     @property
     def standing(self) -> tuple[int, int]:
@@ -109,12 +138,14 @@ class _Entry:
 
 
 @dataclass(kw_only=True, slots=True)
-class SchedulerCounters:
-    """What happened so far."""
+class JobCounters:
+    """What happened to one request, or to all of them, so far."""
 
     num_preemptions: int = 0
-    num_adopted_positions: int = 0
+    num_adopted: int = 0
     """Context positions taken over from the prefix cache."""
+    num_forwards: int = 0
+    """Forwards with rows of the request, prefill alone included."""
 
 
 class Scheduler:
@@ -124,7 +155,7 @@ class Scheduler:
         self._config, self._pool = config, pool
         self._waiting: list[_Entry] = []
         self._running: dict[int, _Entry] = {}
-        self.counters = SchedulerCounters()
+        self.counters = JobCounters()
 
     @property
     def num_waiting(self) -> int:
@@ -154,8 +185,8 @@ class Scheduler:
     def _queue(self, entry: _Entry) -> None:
         insort(self._waiting, entry, key=lambda each: each.standing)
 
-    def remove(self, job_id: int) -> None:
-        """Forget a request that is finished or aborted; its pages are free from now on.
+    def remove(self, job_id: int) -> JobCounters:
+        """Forget a request that is finished or aborted; its pages are free from now on. Returns its counters.
 
         Raises:
             EngineError: there is no such request.
@@ -167,6 +198,7 @@ class Scheduler:
                 raise EngineError(f"no request {job_id}")
             self._waiting.remove(entry)
         entry.table.release()
+        return entry.counters
 
     def table(self, job_id: int) -> PageTable:
         """The pages of a running request."""
@@ -194,8 +226,12 @@ class Scheduler:
     def done(self, share: Share) -> None:
         """The forward has run: the share's context rows are cached."""
         entry = self._running.get(share.job_id)
-        if entry is not None and entry.job.salt is not None:
-            entry.table.finish(entry.job.context_ids[: share.num_cached + share.num_context])
+        if entry is None:
+            return
+        self._count(entry, num_forwards=1)
+        if entry.job.salt is not None:
+            end = share.num_cached + share.num_context
+            entry.table.finish(entry.job.context_ids[:end], entry.job.grid.num_shareable(self._pool.page_size))
 
     def reopen(self, job_id: int, position: int) -> None:
         """An edit changed a final token: its keys and values and all behind them must be computed again."""
@@ -210,7 +246,7 @@ class Scheduler:
                 if needed > self._pool.num_available and self._running:
                     entry.table.release()
                     return
-            self.counters.num_adopted_positions += entry.table.num_final
+            self._count(entry, num_adopted=entry.table.num_final)
             self._running[entry.job.job_id] = self._waiting.pop(0)
 
     def _share(self, entry: _Entry, left: int, *, is_first: bool) -> Share | None:
@@ -221,9 +257,9 @@ class Scheduler:
             return Share(job_id=job.job_id, num_cached=num_cached, num_context=missing, has_window=True)
         end = num_cached + missing
         if missing > left:
-            end = (num_cached + left) // job.alignment * job.alignment
+            end = job.grid.boundary(num_cached + left)
             if is_first:  # at least one block, whatever the budget
-                end = max(end, num_cached // job.alignment * job.alignment + job.alignment)
+                end = max(end, job.grid.boundary(num_cached + job.grid.length))
             end = min(end, num_cached + missing)
         if end <= num_cached:
             return None
@@ -258,8 +294,13 @@ class Scheduler:
         """Take its pages and queue it again; tokens and states stay with the request, so it resumes exactly."""
         del self._running[entry.job.job_id]
         entry.table.release()
-        self.counters.num_preemptions += 1
+        self._count(entry, num_preemptions=1)
         self._queue(entry)
+
+    def _count(self, entry: _Entry, **more: int) -> None:
+        for counters in (entry.counters, self.counters):
+            for name, count in more.items():
+                setattr(counters, name, getattr(counters, name) + count)
 
     def check_integrity(self) -> None:
         """Raises EngineError if pages and requests disagree."""

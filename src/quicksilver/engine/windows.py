@@ -1,20 +1,20 @@
-"""The open blocks of all running requests, as rows of a few tensors.
+"""One denoising step of many windows.
 
 What ``decoding.sampler`` does to one canvas, this does to many at once: the same candidates, the same policies, the
-same order of operations, so that every request gets the tokens it would get alone. A row belongs to one request for as
-long as it runs; a step gathers the rows that take part, decides, and writes them back.
+same order of operations, so that every request gets the tokens it would get alone.
 
-Legend: R rows, W columns, B rows that take part in a step, N open positions among them.
+Legend: B windows, W columns, N open positions among them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from quicksilver.decoding.canvas import State
+from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.policies import Policy, decide
 from quicksilver.decoding.selection import Candidates
 from quicksilver.decoding.window import Decision, Window
@@ -23,39 +23,41 @@ from quicksilver.errors import ConfigError
 
 @dataclass(kw_only=True, slots=True)
 class WindowState:
-    """What stands in the windows. All tensors are [R, W]; columns behind a row's window have state PROMPT."""
+    """What stands in the windows. All tensors are [B, W]."""
 
-    token_ids: Int[Tensor, "R W"]
-    state: Int[Tensor, "R W"]
-    confidence: Float[Tensor, "R W"]
-    step_committed: Int[Tensor, "R W"]
-    num_edits: Int[Tensor, "R W"]
-    positions: Int[Tensor, "R W"]
+    token_ids: Int[Tensor, "B W"]
+    state: Int[Tensor, "B W"]
+    confidence: Float[Tensor, "B W"]
+    step_committed: Int[Tensor, "B W"]
+    num_edits: Int[Tensor, "B W"]
+    positions: Int[Tensor, "B W"]
     """Random-number positions, see ``decoding.draws``."""
-    previous_argmax: Int[Tensor, "R W"]
+    previous_argmax: Int[Tensor, "B W"]
     """-1 before the first step of a block."""
 
     @classmethod
-    def empty(cls, num_rows: int, width: int, device: torch.device) -> "WindowState":
-        def zeros(dtype: torch.dtype) -> Tensor:
-            return torch.zeros(num_rows, width, dtype=dtype, device=device)
-
+    def stack(cls, windows: "Sequence[HasWindow]") -> "WindowState":
+        """The rows of requests whose windows are equally wide."""
         return cls(
-            token_ids=zeros(torch.int64),
-            state=zeros(torch.int8),
-            confidence=zeros(torch.float32),
-            step_committed=zeros(torch.int64),
-            num_edits=zeros(torch.int64),
-            positions=zeros(torch.int64),
-            previous_argmax=zeros(torch.int64) - 1,
+            token_ids=torch.stack([each.canvas.token_ids for each in windows]),
+            state=torch.stack([each.canvas.state for each in windows]),
+            confidence=torch.stack([each.canvas.confidence for each in windows]),
+            step_committed=torch.stack([each.canvas.step_committed for each in windows]),
+            num_edits=torch.stack([each.canvas.num_edits for each in windows]),
+            positions=torch.stack([each.positions for each in windows]),
+            previous_argmax=torch.stack([each.previous_argmax for each in windows]),
         )
 
-    def rows(self, index: Int[Tensor, " B"]) -> "WindowState":
-        return WindowState(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
-    def write(self, index: Int[Tensor, " B"], rows: "WindowState") -> None:
-        for f in fields(self):
-            getattr(self, f.name)[index] = getattr(rows, f.name)
+@runtime_checkable
+class HasWindow(Protocol):
+    """What a step reads of one request."""
+
+    canvas: Canvas
+    positions: Tensor
+
+    @property
+    def previous_argmax(self) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,9 @@ def params_of(count: int, num_sets: int) -> HeadParams:
     generator = torch.Generator().manual_seed(3)
     return HeadParams(
         is_forbidden=torch.rand(num_sets, TINY.vocab_size, generator=generator) < 0.3,
-        forbidden_row=torch.arange(count) % num_sets,
+        is_withheld=torch.rand(num_sets, TINY.vocab_size, generator=generator) < 0.1,
+        rule=torch.arange(count) % num_sets,
+        watched=torch.arange(count)[:, None] + torch.tensor([0, 9, 20]),
         temperature=torch.arange(count) % 3 / 2,
         seed=torch.arange(count),
         positions=torch.arange(count) + 5,
@@ -26,17 +28,23 @@ def test_tiles_and_neighbours_change_nothing(monkeypatch):
     denoiser = random_denoiser(dtype=torch.float32)
     hidden = torch.randn(11, TINY.model_width, generator=torch.Generator().manual_seed(1))
     params = params_of(11, 3)
-    whole = choose(denoiser, hidden, params)
+    whole, watched = choose(denoiser, hidden, params)
     expected = select(
         denoiser.logits(hidden),
-        is_forbidden=params.is_forbidden[params.forbidden_row],
+        is_forbidden=params.is_forbidden[params.rule],
+        is_withheld=params.is_withheld[params.rule],
         **{name: getattr(params, name) for name in ("temperature", "seed", "positions", "step", "top_k", "top_p")},
     )
     assert torch.equal(whole.token_ids, expected.token_ids)
     assert torch.equal(whole.confidence, expected.confidence)
+    allowed = denoiser.logits(hidden).masked_fill(params.is_forbidden[params.rule], -torch.inf)
+    for row in range(11):
+        for column, token in enumerate((row, row + 9, row + 20)):
+            assert torch.isclose(watched[row, column], torch.softmax(allowed[row], dim=0)[token])
     for tile in (1, 4):
         monkeypatch.setattr(head, "TILE_ELEMENTS", tile * TINY.vocab_size)
-        tiled = choose(denoiser, hidden, params)
+        tiled, tiled_watched = choose(denoiser, hidden, params)
+        torch.testing.assert_close(tiled_watched, watched)
         assert torch.equal(tiled.token_ids, whole.token_ids)
         torch.testing.assert_close(tiled.confidence, whole.confidence)
         torch.testing.assert_close(tiled.entropy, whole.entropy)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicksilver.engine.pages import PagePool
-from quicksilver.engine.scheduler import Job, Scheduler, SchedulerConfig, Share
+from quicksilver.engine.scheduler import CAUSAL, Grid, Job, Scheduler, SchedulerConfig, Share
 from quicksilver.errors import ConfigError, EngineError, OverloadedError
 
 
@@ -21,7 +21,7 @@ class FakeJob:
     num_blocks: int = 2
     block_steps: int = 2
     priority: int = 0
-    alignment: int = 1
+    grid: Grid = CAUSAL
     salt: bytes | None = b""
     shares: list[Share] = field(default_factory=list)
     num_masks: int = 0
@@ -67,7 +67,7 @@ def tick(scheduler: Scheduler, jobs: dict[int, FakeJob]) -> list[Share]:
             else:
                 assert share.num_context > 0
                 assert cached <= len(job.context_ids)
-                assert cached % job.alignment == 0 or cached == len(job.context_ids)
+                assert cached == job.grid.boundary(cached) or cached == len(job.context_ids)
                 assert scheduler.table(share.job_id).capacity >= cached
     for share in shares:
         scheduler.done(share)
@@ -98,7 +98,7 @@ def test_prefill_and_first_window_share_a_forward_and_so_do_commit_and_next_wind
 
 
 def test_a_long_prompt_comes_in_chunks_of_whole_blocks():
-    scheduler, job = scheduler_of(row_budget=10), FakeJob(job_id=0, context_ids=list(range(23)), alignment=4)
+    scheduler, job = scheduler_of(row_budget=10), FakeJob(job_id=0, context_ids=list(range(23)), grid=Grid(4))
     scheduler.add(job)
     plans = [tick(scheduler, {0: job})[0] for _ in range(3)]
     assert [(share.num_cached, share.num_context, share.has_window) for share in plans] == [
@@ -138,7 +138,7 @@ def test_a_shared_beginning_is_computed_once():
     scheduler.add(jobs[1])
     share = tick(scheduler, jobs)[1]
     assert (share.job_id, share.num_cached, share.num_context) == (1, 8, 2)
-    assert scheduler.counters.num_adopted_positions == 8
+    assert scheduler.counters.num_adopted == 8
 
 
 def test_pages_go_to_the_request_that_came_first():
@@ -218,7 +218,7 @@ def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_run
             num_blocks=blocks,
             block_steps=shares,
             priority=priority,
-            alignment=block if random.random() < 0.3 else 1,
+            grid=Grid(block, restart=prompt) if random.random() < 0.3 else CAUSAL,
             salt=salt,
         )
         arrivals[number], aborts[number] = arrival, None if abort is None else arrival + abort

@@ -1,6 +1,6 @@
 """A step over many rows equals the reference sampler's step over each row alone."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -123,9 +123,21 @@ class Idle(ConfidenceThreshold):
         return replace(decision, commit=torch.zeros_like(decision.commit))
 
 
+@dataclass
+class OneWindow:
+    canvas: Canvas
+    positions: torch.Tensor
+    previous_argmax: torch.Tensor
+
+
+def window_of(token_ids: list[int]) -> OneWindow:
+    given = torch.tensor(token_ids)
+    canvas = replace(Canvas.of_masks(len(token_ids), mask_id=SPECIAL.mask, hole=0), token_ids=given)
+    return OneWindow(canvas, given + 100, given + 200)
+
+
 def test_a_policy_without_progress_is_an_error():
-    state = WindowState.empty(1, WIDTH, torch.device("cpu"))
-    state.state[:] = State.MASK
+    state = WindowState.stack([window_of([SPECIAL.mask] * WIDTH)])
     nothing = torch.zeros(WIDTH)
     candidates = Candidates(
         token_ids=nothing.long() + 11,
@@ -139,10 +151,9 @@ def test_a_policy_without_progress_is_an_error():
         take_step(state, state.state == State.MASK, candidates, [row], SPECIAL.mask)
 
 
-def test_rows_are_gathered_and_written_back():
-    state = WindowState.empty(4, 3, torch.device("cpu"))
-    index = torch.tensor([2, 0])
-    part = state.rows(index)
-    part.token_ids[:] = torch.tensor([[1, 2, 3], [4, 5, 6]])
-    state.write(index, part)
-    assert state.token_ids.tolist() == [[4, 5, 6], [0] * 3, [1, 2, 3], [0] * 3]
+def test_windows_of_one_width_are_stacked():
+    state = WindowState.stack([window_of([1, 2, 3]), window_of([4, 5, 6])])
+    assert state.token_ids.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert state.positions.tolist() == [[101, 102, 103], [104, 105, 106]]
+    assert state.previous_argmax.tolist() == [[201, 202, 203], [204, 205, 206]]
+    assert (state.state == State.MASK).all()

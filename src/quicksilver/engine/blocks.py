@@ -1,0 +1,130 @@
+"""A prompt continued block by block; ``decoding.blockwise`` is the same without a cache."""
+
+import torch
+
+from quicksilver.decoding.adjustments import Adjustments, token_adjustments
+from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.ledger import Places
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, special_ids
+from quicksilver.decoding.sampler import BlockProgress
+from quicksilver.diffusion.spec import DiffusionSpec, Layout
+from quicksilver.engine.request import Continuation, Request
+from quicksilver.engine.scheduler import CAUSAL, Grid
+from quicksilver.engine.sequence import Look, Outcome, TokenRule, WindowSequence, WindowStep, frame
+from quicksilver.errors import ConfigError, EngineError
+
+
+class BlockSequence(WindowSequence):
+    """The final tokens are context, the open block is the window."""
+
+    def __init__(self, job_id: int, request: Request, task: Continuation, spec: DiffusionSpec) -> None:
+        """Open the first block; raises ConfigError where the request contradicts the checkpoint."""
+        if Layout.BLOCK_CAUSAL not in spec.layouts:
+            raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
+        super().__init__(job_id, request, spec)
+        self.context_ids = list(task.prompt_ids)
+        self.num_prompt = len(task.prompt_ids)
+        self.block_length = self.params.block_length or spec.block_length
+        self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
+        self._prompt = Canvas.of_prompt(task.prompt_ids)
+        self._written: list[Canvas] = []
+        # Everything special but eos, unless the request forbids that too.
+        forbidden = (special_ids(spec) - {spec.special.eos}) | set(self.params.forbidden_ids)
+        self._rules = (TokenRule(frozenset(forbidden)),)
+        self._open_block()
+
+    @property
+    def grid(self) -> Grid:
+        return CAUSAL if self.spec.has_causal_context else Grid(self.block_length, self.num_prompt)
+
+    @property
+    def most_positions(self) -> int:
+        blocks = -(-(self._limit - self.num_prompt) // self.block_length)
+        return self.num_prompt + blocks * self.block_length
+
+    def _open_block(self) -> None:
+        start = len(self.context_ids)
+        self.canvas = Canvas.of_masks(self.block_length, mask_id=self.spec.special.mask, hole=0)
+        self.state = [int(State.MASK)] * self.block_length
+        self.positions = torch.arange(start, start + self.block_length)
+        offset = range(start - self.num_prompt, start - self.num_prompt + self.block_length)
+        self.places = Places([0] * self.block_length, offset, first=start)
+        self._stop = min(self.block_length, self._limit - start)
+        self.block = BlockProgress(max_steps=self.run.policy.max_steps(self._stop))
+        self._token_ids: list[int] = [self.spec.special.mask] * self.block_length
+
+    def opening(self) -> list[Event]:
+        return [Resize(hole=0, start=len(self.context_ids) - self.num_prompt, added=self.block_length)]
+
+    def _first_end(self) -> int | None:
+        """Column of the first written token that ends the response."""
+        for column in range(self._stop):
+            if self._token_ids[column] in self.run.end_ids and self.state[column] != State.MASK:
+                return column
+        return None
+
+    def open_columns(self) -> list[int]:
+        found = self._first_end()
+        end = self._stop if found is None else found + 1
+        return [column for column in range(end) if self.state[column] in (State.MASK, State.DRAFT)]
+
+    def look(self) -> Look:
+        return self._look(self.open_columns(), self._rules)
+
+    def _adjustments(self, num_rows: int) -> Adjustments | None:
+        if not self.params.adjusts_logits:
+            return None
+        visible = self.canvas.token_ids[~self.canvas.is_masked]
+        return token_adjustments(
+            self.params,
+            seen_ids=torch.cat([torch.tensor(self.context_ids, dtype=torch.int64), visible]),
+            written_ids=torch.cat([torch.tensor(self.context_ids[self.num_prompt :], dtype=torch.int64), visible]),
+            num_rows=num_rows,
+        )
+
+    def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:
+        if not isinstance(outcome, WindowStep):
+            raise EngineError(f"a block cannot take {type(outcome).__name__}")
+        self._token_ids = list(outcome.marks.token_ids)
+        events, is_finished = self._take(outcome, is_forced)
+        if self.request.has_frames:
+            events.append(frame(self.ledger.nfe, [self._prompt, *self._written, self.canvas]))
+        if not is_finished:
+            return events
+        reason, end = self._ending()
+        if reason is not None:
+            return events + self._finish(reason, end)
+        self.context_ids += self._token_ids
+        self._written.append(self.canvas)
+        self._open_block()
+        return events + self.opening()
+
+    def _ending(self) -> tuple[FinishReason | None, int]:
+        """Why the response ends with this block and how many tokens it has; None: it goes on."""
+        start = len(self.context_ids) - self.num_prompt
+        found = self._first_end()
+        length = self._stop if found is None else found
+        end, reason = start + length, None
+        kept = None
+        if self.params.stop is not None:
+            kept = kept_tokens(self.params.stop, self.context_ids[self.num_prompt :] + self._token_ids[:length])
+        if kept is not None:
+            reason, end = FinishReason.STOP, kept
+        elif found is not None:
+            is_eos = self._token_ids[found] == self.spec.special.eos
+            reason = FinishReason.EOS if is_eos else FinishReason.STOP
+        elif len(self.context_ids) + self.block_length >= self._limit:
+            reason = FinishReason.LENGTH
+        if self.run.is_cut or (reason is None and (self.run.is_spent or self.is_late)):
+            reason = self._cut_reason()
+        return reason, end
+
+    def _finish(self, reason: FinishReason, end: int) -> list[Event]:
+        written = Canvas.join([*self._written, self.canvas])
+        events: list[Event] = []
+        if end < len(written):
+            events.append(Resize(hole=0, start=end, added=end - len(written)))
+        written = written.take(torch.arange(end))
+        self.done = self.ledger.done(written, 1, reason)
+        return [*events, self.done]

@@ -1,0 +1,298 @@
+"""The loop: takes requests, asks the scheduler for a plan, lets the runner execute it, hands out events.
+
+One forward per ``step``. All of it runs in the caller's thread; ``aio`` gives it a thread of its own.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from quicksilver.decoding.events import Event, Result
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
+from quicksilver.engine.attention import PageMemory
+from quicksilver.engine.blocks import BlockSequence
+from quicksilver.engine.causal import CausalSequence
+from quicksilver.engine.filling import FillingSequence
+from quicksilver.engine.pages import PagePool
+from quicksilver.engine.request import Continuation, Request, Usage
+from quicksilver.engine.runner import Runner, Turn
+from quicksilver.engine.scheduler import Scheduler, SchedulerConfig
+from quicksilver.engine.sequence import Failure, Outcome
+from quicksilver.engine.sequence import Sequence as RunningRequest
+from quicksilver.errors import ConfigError, EngineError, InputError
+from quicksilver.models.denoiser import Denoiser
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Limits of one engine."""
+
+    num_pages: int | None = None
+    """Pages of key/value memory; None: enough for ``max_running`` requests of the model's longest canvas, at most
+    ``MAX_DEFAULT_BYTES``."""
+    page_size: int = 32
+    """Positions per page; a multiple of the block length where blocks see each other, or nothing is shared."""
+    row_budget: int = 256
+    """Rows of one forward."""
+    max_running: int = 64
+    max_waiting: int = 1024
+
+
+MAX_DEFAULT_BYTES = 2**30
+"""Key/value memory that is taken unasked."""
+
+
+class Ticket:
+    """A request in the engine: its events as they come, and what it took."""
+
+    def __init__(self, sequence: RunningRequest, now: float) -> None:
+        self.sequence = sequence
+        self.events: deque[Event] = deque()
+        self.error: Exception | None = None
+        self.usage: Usage | None = None
+        """Known once the request has ended."""
+        self.submitted = now
+        self.started: float | None = None
+
+    @property
+    def job_id(self) -> int:
+        return self.sequence.job_id
+
+    @property
+    def is_ended(self) -> bool:
+        return self.usage is not None
+
+    @property
+    def result(self) -> Result:
+        """What was written.
+
+        Raises:
+            EngineError: the request has not ended, or was aborted.
+            Exception: whatever ended the request.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.sequence.done is None:
+            raise EngineError(f"request {self.job_id} has no result")
+        return self.sequence.done.result
+
+
+class Engine:
+    """Many requests, one batch. Not safe for threads: one at a time may call it."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        spec: DiffusionSpec,
+        config: EngineConfig | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take page memory for a denoiser on its own device and in its own dtype.
+
+        Args:
+            denoiser: in evaluation mode; its weights must not change.
+            spec: how it was trained.
+            config: limits; None: defaults.
+            clock: seconds; deadlines and waiting times are told by it.
+        """
+        config = EngineConfig() if config is None else config
+        self.spec, self.config = spec, config
+        self._max_length, self._vocab_size = denoiser.config.max_length, denoiser.config.vocab_size
+        weight = denoiser.model.embed_tokens.weight
+        self._pool = PagePool(_num_pages(denoiser, config), config.page_size)
+        self.memory = PageMemory(denoiser.config, self._pool, weight.dtype, weight.device)
+        self._scheduler = Scheduler(
+            SchedulerConfig(
+                row_budget=config.row_budget, max_running=config.max_running, max_waiting=config.max_waiting
+            ),
+            self._pool,
+        )
+        self._runner = Runner(denoiser, spec, self.memory)
+        self._tickets: dict[int, Ticket] = {}
+        self._clock = clock
+        self._next_id = 0
+        self._forward_seconds = 0.0
+        """Of the last forward: what a deadline must leave room for."""
+
+    @property
+    def num_requests(self) -> int:
+        """Waiting and running ones."""
+        return len(self._tickets)
+
+    def submit(self, request: Request) -> Ticket:
+        """Queue a request.
+
+        Raises:
+            ConfigError, InputError: the request contradicts itself or the checkpoint, or is too long.
+            OverloadedError: the queue is full.
+        """
+        sequence = self._sequence(request)
+        if sequence.most_positions > self._max_length:
+            raise InputError(
+                f"the request takes up to {sequence.most_positions} positions, the model's context is "
+                f"{self._max_length} (max_length)"
+            )
+        self._check_ids(sequence)
+        ticket = Ticket(sequence, self._clock())
+        self._scheduler.add(sequence)
+        self._next_id += 1
+        self._tickets[sequence.job_id] = ticket
+        ticket.events += sequence.opening()
+        if sequence.done is not None:
+            self._end(ticket)
+        return ticket
+
+    def _sequence(self, request: Request) -> RunningRequest:
+        if not isinstance(request.task, Continuation):
+            return FillingSequence(self._next_id, request, request.task, self.spec)
+        if self.spec.objective is Objective.AUTOREGRESSIVE:
+            return CausalSequence(self._next_id, request, request.task, self.spec)
+        return BlockSequence(self._next_id, request, request.task, self.spec)
+
+    def _check_ids(self, sequence: RunningRequest) -> None:
+        sequence.params.check_vocabulary(self._vocab_size)
+        ids = [*sequence.context_ids, *sequence.given_ids()]
+        if ids and not 0 <= min(ids) <= max(ids) < self._vocab_size:
+            raise InputError(f"token ids must lie in [0, {self._vocab_size}), got {min(ids)} to {max(ids)}")
+        forbidden = sequence.params.forbidden_ids
+        if forbidden and not 0 <= min(forbidden) <= max(forbidden) < self._vocab_size:
+            raise ConfigError(f"forbidden_ids must lie in [0, {self._vocab_size}), got {forbidden}")
+
+    def abort(self, ticket: Ticket) -> None:
+        """End a request now, without a result; its pages are free. One that has ended stays as it is."""
+        if not ticket.is_ended:
+            self._end(ticket)
+
+    def step(self) -> list[Ticket]:
+        """One forward. Returns the tickets that have new events or have ended; none if there is no request."""
+        return [self._advance(turn, outcome) for turn, outcome in self._execute(self._turns())]
+
+    def _turns(self) -> list[Turn]:
+        """The turns of the next forward."""
+        now = self._clock()
+        shares = self._scheduler.plan()
+        turns = []
+        for share in shares:
+            ticket = self._tickets[share.job_id]
+            ticket.started = now if ticket.started is None else ticket.started
+            sequence = ticket.sequence
+            sequence.is_late = self._is_late(ticket, now)
+            turns.append(
+                Turn(
+                    sequence=sequence,
+                    share=share,
+                    table=None if sequence.salt is None else self._scheduler.table(share.job_id),
+                    look=sequence.look() if share.has_window else None,
+                )
+            )
+        return turns
+
+    def _is_late(self, ticket: Ticket, now: float) -> bool:
+        """Whether another forward after the coming one would end behind the deadline."""
+        deadline = ticket.sequence.request.deadline_ms
+        if deadline is None:
+            return False
+        return now + 2 * self._forward_seconds >= ticket.submitted + deadline / 1000
+
+    def _execute(self, turns: Sequence[Turn]) -> Iterator[tuple[Turn, Outcome | None]]:
+        """What one forward means for its turns; where it fails, each turn is tried alone and fails alone."""
+        if not turns:
+            return
+        start = self._clock()
+        try:
+            outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self._runner.run(turns))
+        except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
+            if len(turns) == 1:
+                yield turns[0], Failure(error)
+                return
+            for turn in turns:
+                yield from self._execute([turn])
+            return
+        self._forward_seconds = self._clock() - start
+        for turn in turns:
+            yield turn, outcomes.get(turn.sequence.job_id)
+
+    def _advance(self, turn: Turn, outcome: Outcome | None) -> Ticket:
+        """Write what was decided into the request; whatever its own rules raise ends it alone."""
+        ticket = self._tickets[turn.sequence.job_id]
+        try:
+            if isinstance(outcome, Failure):
+                raise outcome.error
+            self._scheduler.done(turn.share)
+            if outcome is not None and turn.look is not None:
+                ticket.events += turn.sequence.advance(outcome, turn.look.is_forced)
+        except Exception as error:  # noqa: BLE001  # kept for the request's own caller
+            ticket.error = error
+        if ticket.error is not None or turn.sequence.done is not None:
+            self._end(ticket)
+        return ticket
+
+    def _end(self, ticket: Ticket) -> None:
+        now, sequence = self._clock(), ticket.sequence
+        counters = self._scheduler.remove(ticket.job_id)
+        self._runner.forget(ticket.job_id)
+        del self._tickets[ticket.job_id]
+        ticket.usage = Usage(
+            nfe=sequence.ledger.nfe,
+            num_forwards=counters.num_forwards,
+            num_written=0 if sequence.done is None else len(sequence.done.result.token_ids),
+            num_edits=sequence.ledger.num_edits,
+            num_prompt=sequence.num_prompt,
+            num_cached=counters.num_adopted,
+            num_preemptions=counters.num_preemptions,
+            queue_seconds=(now if ticket.started is None else ticket.started) - ticket.submitted,
+            seconds=now - ticket.submitted,
+        )
+
+    def stream(self, request: Request) -> Generator[Event, None, None]:
+        """The events of a request while it and all others run; the last is Done. Bad requests raise here at once."""
+        ticket = self.submit(request)
+        return self._follow(ticket)
+
+    def _follow(self, ticket: Ticket) -> Generator[Event, None, None]:
+        try:
+            while True:
+                while ticket.events:
+                    yield ticket.events.popleft()
+                if ticket.is_ended:
+                    break
+                self.step()
+            if ticket.error is not None:
+                raise ticket.error
+        finally:
+            self.abort(ticket)
+
+    def run(self, requests: Iterable[Request]) -> list[Result]:
+        """The results of several requests, batched together, in their order.
+
+        Raises:
+            ConfigError, InputError, OverloadedError: one of them cannot be taken; none is run.
+        """
+        tickets: list[Ticket] = []
+        try:
+            tickets += [self.submit(request) for request in requests]
+            while not all(ticket.is_ended for ticket in tickets):
+                self.step()
+        finally:
+            for ticket in tickets:
+                self.abort(ticket)
+        return [ticket.result for ticket in tickets]
+
+    def check_integrity(self) -> None:
+        """Raises EngineError if pages, queues and requests disagree."""
+        self._scheduler.check_integrity()
+        known = self._scheduler.num_running + self._scheduler.num_waiting
+        if known != len(self._tickets):
+            raise EngineError(f"{known} requests are scheduled and {len(self._tickets)} known")
+
+
+def _num_pages(denoiser: Denoiser, config: EngineConfig) -> int:
+    if config.num_pages is not None:
+        return config.num_pages
+    shape = denoiser.config
+    element = denoiser.model.embed_tokens.weight.element_size()
+    per_page = 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * element * config.page_size
+    wanted = config.max_running * -(-shape.max_length // config.page_size)
+    return max(min(wanted, MAX_DEFAULT_BYTES // per_page), -(-shape.max_length // config.page_size))

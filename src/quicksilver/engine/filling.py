@@ -1,0 +1,175 @@
+"""Holes between given text, filled in place; ``decoding.inplace`` is the same outside a batch.
+
+Under full attention every row changes with every step, so nothing is cached: the whole canvas is the window.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
+from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.draws import hole_position
+from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.inplace import check_infill, initial_canvas, initial_length, resizes
+from quicksilver.decoding.ledger import Places, commit_events
+from quicksilver.decoding.lengths import length_changes
+from quicksilver.decoding.params import special_ids
+from quicksilver.decoding.sampler import BlockProgress
+from quicksilver.decoding.warm_start import draft_events, judge_draft, keep_draft, weak_marks
+from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.engine.request import Filling, Request
+from quicksilver.engine.sequence import (
+    LengthChange,
+    Look,
+    Outcome,
+    Review,
+    TokenRule,
+    WindowSequence,
+    WindowStep,
+    frame,
+)
+from quicksilver.errors import EngineError
+
+
+class FillingSequence(WindowSequence):
+    """No context; the canvas is the window."""
+
+    def __init__(self, job_id: int, request: Request, task: Filling, spec: DiffusionSpec) -> None:
+        """Lay out the canvas; raises InputError or ConfigError where task, options and checkpoint do not fit."""
+        check_infill(spec, task.template, request.params)
+        super().__init__(job_id, request, spec)
+        self._lengths = tuple(initial_length(self.run, number, hole) for number, hole in enumerate(task.holes))
+        self._set_canvas(initial_canvas(spec, task.template, self._lengths))
+        self.num_prompt = self.state.count(State.PROMPT)
+        self.block = BlockProgress(max_steps=self.run.policy.max_steps(sum(entry.cap for entry in self._lengths)))
+        self.is_reviewing = State.DRAFT in self.state
+        """Whether the coming look judges a draft instead of taking a step."""
+        self._is_weak = False
+        self._forbidden = frozenset(special_ids(spec) | set(self.params.forbidden_ids))
+
+    @property
+    def salt(self) -> bytes | None:
+        return None
+
+    @property
+    def most_positions(self) -> int:
+        return self.num_prompt + sum(entry.cap for entry in self._lengths)
+
+    @property
+    def may_change_length(self) -> bool:
+        """Whether some hole still can."""
+        return any(entry.changes_left for entry in self._lengths)
+
+    def given_ids(self) -> list[int]:
+        return self.canvas.token_ids.tolist()
+
+    def opening(self) -> list[Event]:
+        events: list[Event] = [Resize(hole=hole, start=0, added=h.length) for hole, h in enumerate(self._lengths)]
+        events += draft_events(self.canvas)
+        return events + self._end_if_filled()
+
+    def _set_canvas(self, canvas: Canvas) -> None:
+        self.canvas, self.state = canvas, canvas.state.tolist()
+        self.places = Places.of(canvas)
+        self.positions = hole_position(canvas.hole.clamp(min=0), canvas.offset)
+
+    def open_columns(self) -> list[int]:
+        return [column for column, state in enumerate(self.state) if state in (State.MASK, State.DRAFT)]
+
+    def look(self) -> Look:
+        columns = self.open_columns()
+        look = self._look(columns, tuple(self._rule(column) for column in columns))
+        if not (self.may_change_length or self.is_reviewing):
+            return look
+        special, token_ids = self.spec.special, self.canvas.token_ids.tolist()
+        # A checkpoint without length tokens has no hole that changes; any id does there.
+        lengths = (special.expand or 0, special.delete or 0)
+        return replace(look, watched=tuple((*lengths, token_ids[column]) for column in columns))
+
+    def _rule(self, column: int) -> TokenRule:
+        """A length token that may yet come true is only withheld."""
+        withheld = set()
+        if self.state[column] == State.MASK:
+            entry = self._lengths[self.places.hole[column]]
+            if entry.may_expand and self.spec.special.expand is not None:
+                withheld.add(self.spec.special.expand)
+            if entry.may_delete and self.spec.special.delete is not None:
+                withheld.add(self.spec.special.delete)
+        return TokenRule(self._forbidden - withheld, frozenset(withheld))
+
+    def _adjustments(self, num_rows: int) -> Adjustments | None:
+        return canvas_adjustments(self.params, self.canvas, num_rows)
+
+    def settle(self, look: Look, watched: Float[Tensor, "N 3"]) -> LengthChange | Review | None:
+        """What the watched probabilities decide before any step; None: a step follows."""
+        return self._review(watched) if self.is_reviewing else self._length_change(look, watched)
+
+    def _length_change(self, look: Look, watched: Float[Tensor, "N 3"]) -> LengthChange | None:
+        """Whether holes change their length by this look instead of taking a step."""
+        special = self.spec.special
+        if look.is_forced or not self.may_change_length:
+            return None
+        if special.expand is None or special.delete is None:
+            return None
+        index = torch.tensor(look.open_columns)
+        expand, delete = (torch.zeros(len(self.canvas)).scatter(0, index, watched[:, at]) for at in (0, 1))
+        lengths = tuple(replace(entry) for entry in self._lengths)
+        change = length_changes(self.canvas, expand, delete, lengths)
+        if not bool(change.any()):
+            return None
+        return LengthChange(change=change, probability=torch.where(change > 0, expand, delete), lengths=lengths)
+
+    def _review(self, watched: Float[Tensor, "N 3"]) -> Review | None:
+        """What the first look says of a draft; None if a step must follow at once, since no other forward will."""
+        # The same look gives the same figures, so a repeated forward finds the same canvas.
+        self.canvas, is_weak = judge_draft(self.canvas, watched[:, 2], self.params.draft_threshold)
+        self._is_weak = bool(is_weak.any())
+        max_nfe = self.params.max_nfe
+        is_last = self.is_late or (max_nfe is not None and self.ledger.nfe + 1 >= max_nfe)
+        if is_last and bool((is_weak | self.canvas.is_masked).any()):
+            return None
+        return Review(is_weak=is_weak)
+
+    def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:
+        match outcome:
+            case LengthChange():
+                events = self._resize(outcome)
+            case Review():
+                events = self._keep_draft(outcome)
+            case WindowStep():
+                events, _ = self._take(outcome, is_forced or self.is_reviewing)
+                self.run.is_cut = self.run.is_cut or (self.is_reviewing and self._is_weak)
+            case _:
+                raise EngineError(f"a canvas cannot take {type(outcome).__name__}")
+        self.is_reviewing = False
+        if self.request.has_frames:
+            events.append(frame(self.ledger.nfe, [self.canvas]))
+        return events + self._end_if_filled()
+
+    def _resize(self, outcome: LengthChange) -> list[Event]:
+        special, change = self.spec.special, outcome.change
+        self.ledger.nfe += 1
+        token_ids = [special.expand if by > 0 else special.delete for by in change.tolist()]
+        self.ledger.record_resize(self.places, (change != 0).tolist(), token_ids, outcome.probability.tolist())
+        events = resizes(self.canvas, change)
+        self._set_canvas(self.canvas.take(torch.arange(len(self.canvas)).repeat_interleave(1 + change)))
+        self._lengths = outcome.lengths
+        return events
+
+    def _keep_draft(self, outcome: Review) -> list[Event]:
+        self.ledger.nfe += 1
+        mask_id = self.spec.special.mask
+        events = self.ledger.record(self.places, weak_marks(self.canvas, outcome.is_weak), mask_id)
+        canvas, is_final = keep_draft(self.canvas, outcome.is_weak, mask_id=mask_id, revises=self.run.policy.revises)
+        self._set_canvas(canvas)
+        return events + commit_events(self.places, is_final.tolist())
+
+    def _end_if_filled(self) -> list[Event]:
+        if self.open_columns():
+            return []
+        reason = self._cut_reason() if self.run.is_cut else FinishReason.FILLED
+        self.done = self.ledger.done(self.canvas, len(self._lengths), reason)
+        return [self.done]

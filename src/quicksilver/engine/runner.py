@@ -1,0 +1,281 @@
+"""Executes what the scheduler planned: rows of many requests in, candidates and decisions out. It plans nothing.
+
+Legend: T packed rows, N rows that are decided, B windows, W columns.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.adjustments import Adjustments
+from quicksilver.decoding.canvas import Canvas
+from quicksilver.decoding.ledger import Marks
+from quicksilver.decoding.params import SamplingParams
+from quicksilver.decoding.selection import Candidates
+from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
+from quicksilver.engine.causal import CausalSequence
+from quicksilver.engine.filling import FillingSequence
+from quicksilver.engine.head import HeadParams, choose
+from quicksilver.engine.pages import PageTable
+from quicksilver.engine.scheduler import Share
+from quicksilver.engine.sequence import (
+    Failure,
+    Look,
+    NextToken,
+    Outcome,
+    Sequence,
+    TokenRule,
+    WindowSequence,
+    WindowStep,
+)
+from quicksilver.engine.windows import RowStep, StepOutcome, WindowState, take_step
+from quicksilver.errors import InputError
+from quicksilver.models.denoiser import Denoiser
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One request's part of a forward."""
+
+    sequence: Sequence
+    share: Share
+    table: PageTable | None
+    """None: nothing of the request is cached."""
+    look: Look | None = None
+    """None: only context rows."""
+
+    @property
+    def num_rows(self) -> int:
+        return self.share.num_context + (self.sequence.num_window if self.share.has_window else 0)
+
+
+class Runner:
+    """Owns the denoiser, the page memory and nothing else."""
+
+    def __init__(self, denoiser: Denoiser, spec: DiffusionSpec, memory: PageMemory) -> None:
+        self._denoiser, self._spec, self._memory = denoiser, spec, memory
+        self.device = memory.keys[0].device
+        self._vocab_size = denoiser.config.vocab_size
+        self._rules: dict[TokenRule, tuple[Tensor, Tensor]] = {}
+        self._last_hidden: dict[int, Tensor] = {}
+        """Of checkpoints with a prediction shift: the last context row's hidden state, by request."""
+
+    def forget(self, job_id: int) -> None:
+        """Drop what is kept of a request."""
+        self._last_hidden.pop(job_id, None)
+
+    @torch.inference_mode()
+    def run(self, turns: Seq[Turn]) -> list[tuple[Turn, Outcome]]:
+        """One forward: what it means for every turn that has a look. No sequence has changed yet."""
+        hidden = self._forward(turns)
+        if self._spec.prediction_shift:
+            self._keep_last_rows(turns, hidden)
+        deciding = [turn for turn in turns if turn.look is not None]
+        if not deciding:
+            return []
+        looks = [turn.look for turn in deciding if turn.look is not None]
+        counts = [len(look.open_columns) for look in looks]
+        params = self._head_params([turn.sequence.params for turn in deciding], looks, counts)
+        candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params)
+        starts = [sum(counts[:number]) for number in range(len(counts))]
+        parts = [candidates.rows(slice(start, start + count)) for start, count in zip(starts, counts, strict=True)]
+        seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
+        return self._outcomes(deciding, parts, seen)
+
+    def _forward(self, turns: Seq[Turn]) -> Float[Tensor, "T D"]:
+        ids, positions, rows, start = [], [], [], 0
+        for turn in turns:
+            sequence, share, count = turn.sequence, turn.share, turn.num_rows
+            end = share.num_cached + share.num_context
+            if share.num_context:
+                ids.append(torch.tensor(sequence.context_ids[share.num_cached : end], dtype=torch.int64))
+            if share.has_window and isinstance(sequence, WindowSequence):
+                ids.append(sequence.canvas.token_ids)
+            positions.append(torch.arange(share.num_cached, share.num_cached + count))
+            rows.append(
+                RequestRows(
+                    rows=slice(start, start + count),
+                    slots=None if turn.table is None else self._memory.slots(turn.table, share.num_cached + count),
+                    num_cached=share.num_cached,
+                    num_context=share.num_context,
+                    context_blocks=sequence.context_blocks(end) if share.num_context else None,
+                )
+            )
+            start += count
+        token_ids, at = (torch.cat(parts)[None].to(self.device) for parts in (ids, positions))
+        return self._denoiser(token_ids, at, PagedAttention(self._memory, rows))[0]
+
+    def _decided_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> Float[Tensor, "N D"]:
+        """Hidden rows that predict the open columns of the deciding turns."""
+        shift = self._spec.prediction_shift
+        index, stored, start = [], {}, 0
+        for turn in turns:
+            window = start + turn.share.num_context
+            if turn.look is not None:
+                for column in turn.look.open_columns:
+                    row = window + column - shift
+                    if column < shift and not turn.share.num_context:
+                        stored[len(index)] = self._before_window(turn.sequence.job_id, hidden)
+                        row = window
+                    index.append(row)
+            start += turn.num_rows
+        found = hidden if index == list(range(start)) else hidden[torch.tensor(index, device=hidden.device)]
+        if stored:
+            found = found.clone()
+            for at, row in stored.items():
+                found[at] = row
+        return found
+
+    def _keep_last_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> None:
+        """Keep the last context row's hidden state of every turn that has one."""
+        start = 0
+        for turn in turns:
+            if turn.share.num_context:
+                self._last_hidden[turn.sequence.job_id] = hidden[start + turn.share.num_context - 1].clone()
+            start += turn.num_rows
+
+    def _before_window(self, job_id: int, hidden: Tensor) -> Tensor:
+        """The hidden row before a window whose context rows ran earlier; zero, so logits zero, if there is none."""
+        return self._last_hidden.get(job_id, torch.zeros_like(hidden[0]))
+
+    def _head_params(self, params: Seq[SamplingParams], looks: Seq[Look], counts: Seq[int]) -> HeadParams:
+        rules: dict[TokenRule, int] = {}
+        per_row: list[int] = []
+        for look, count in zip(looks, counts, strict=True):
+            numbers = [rules.setdefault(rule, len(rules)) for rule in look.rules]
+            per_row += numbers * count if len(numbers) == 1 else numbers
+        masks = [self._rule(rule) for rule in rules]
+        has_withheld = any(rule.withheld for rule in rules)
+
+        def spread(values: Seq[float | int]) -> Tensor:
+            flat = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+            return torch.tensor(flat, device=self.device)
+
+        has_top_k, has_top_p = any(p.top_k for p in params), any(p.top_p for p in params)
+        return HeadParams(
+            is_forbidden=torch.stack([forbidden for forbidden, _ in masks]),
+            is_withheld=torch.stack([withheld for _, withheld in masks]) if has_withheld else None,
+            rule=torch.tensor(per_row, device=self.device),
+            temperature=spread([float(look.temperature) for look in looks]),
+            seed=spread([look.seed for look in looks]),
+            positions=torch.tensor([at for look in looks for at in look.positions], device=self.device),
+            step=spread([look.step for look in looks]),
+            top_k=spread([p.top_k or self._vocab_size for p in params]) if has_top_k else None,
+            top_p=spread([float(p.top_p or 1.0) for p in params]) if has_top_p else None,
+            adjustments=Adjustments.join([look.adjustments for look in looks], counts),
+            watched=self._watched(looks, counts),
+        )
+
+    def _watched(self, looks: Seq[Look], counts: Seq[int]) -> Int[Tensor, "N 3"] | None:
+        if not any(look.watched for look in looks):
+            return None
+        ids = [look.watched or ((0, 0, 0),) * count for look, count in zip(looks, counts, strict=True)]
+        return torch.tensor([each for part in ids for each in part], device=self.device)
+
+    def _rule(self, rule: TokenRule) -> tuple[Bool[Tensor, " V"], Bool[Tensor, " V"]]:
+        found = self._rules.get(rule)
+        if found is None:
+            masks = []
+            for ids in (rule.forbidden, rule.withheld):
+                mask = torch.zeros(self._vocab_size, dtype=torch.bool)
+                mask[sorted(ids)] = True
+                masks.append(mask.to(self.device))
+            found = self._rules[rule] = (masks[0], masks[1])
+        return found
+
+    def _outcomes(
+        self, turns: Seq[Turn], parts: Seq[Candidates], watched: Seq[Tensor | None]
+    ) -> list[tuple[Turn, Outcome]]:
+        outcomes: list[tuple[Turn, Outcome]] = []
+        groups: dict[int, list[tuple[Turn, Candidates]]] = defaultdict(list)
+        for turn, part, seen in zip(turns, parts, watched, strict=True):
+            sequence, change = turn.sequence, None
+            if isinstance(sequence, FillingSequence) and turn.look is not None and turn.look.watched:
+                change = sequence.settle(turn.look, seen)
+            if not bool(torch.isfinite(part.confidence).all()):
+                outcomes.append((turn, Failure(InputError("the denoiser gave NaN or infinite logits"))))
+            elif isinstance(sequence, CausalSequence):
+                outcomes.append((turn, NextToken(int(part.token_ids), float(part.confidence))))
+            elif change is not None:
+                outcomes.append((turn, change))
+            else:
+                # Windows of one width are decided together: then a row's sums do not depend on its neighbours' widths.
+                groups[sequence.num_window].append((turn, part))
+        for group in groups.values():
+            outcomes += self._decide(group)
+        return outcomes
+
+    def _decide(self, group: Seq[tuple[Turn, Candidates]]) -> list[tuple[Turn, Outcome]]:
+        """The policies' decisions; where one of several requests fails, the others are decided without it."""
+        try:
+            steps = self._take_step([turn for turn, _ in group], [part for _, part in group])
+        except Exception as error:  # noqa: BLE001  # whatever a request's own policy raises ends that request alone
+            if len(group) == 1:
+                return [(group[0][0], Failure(error))]
+            return [outcome for one in group for outcome in self._decide([one])]
+        return [(turn, step) for (turn, _), step in zip(group, steps, strict=True)]
+
+    def _take_step(self, turns: Seq[Turn], parts: Seq[Candidates]) -> list[WindowStep]:
+        sequences = [turn.sequence for turn in turns if isinstance(turn.sequence, WindowSequence)]
+        looks = [turn.look for turn in turns if turn.look is not None]
+        before = WindowState.stack(sequences)
+        is_open = torch.zeros(before.state.shape, dtype=torch.bool)
+        for row, look in enumerate(looks):
+            is_open[row, list(look.open_columns)] = True
+        rows = [
+            RowStep(
+                policy=sequence.run.policy,
+                seed=look.seed,
+                step=look.step,
+                num_post_steps=sequence.block.num_post_steps,
+                nfe=sequence.ledger.nfe + 1,
+                is_forced=look.is_forced,
+            )
+            for sequence, look in zip(sequences, looks, strict=True)
+        ]
+        candidates = parts[0] if len(parts) == 1 else Candidates.join(parts)
+        outcome = take_step(before, is_open, candidates.to(is_open.device), rows, self._spec.special.mask)
+        return _window_steps(outcome, sequences)
+
+
+def _window_steps(outcome: StepOutcome, sequences: Seq[WindowSequence]) -> list[WindowStep]:
+    """One step per window, in plain lists where Python reads it."""
+    after = outcome.after
+    marks = [
+        Marks(token_ids=ids, confidence=confidence, commit=commit, edit=edit, remask=remask)
+        for ids, confidence, commit, edit, remask in zip(
+            after.token_ids.tolist(),
+            after.confidence.tolist(),
+            outcome.commit.tolist(),
+            outcome.edit.tolist(),
+            outcome.remask.tolist(),
+            strict=True,
+        )
+    ]
+    flags = zip(outcome.is_settled.tolist(), outcome.had_masks.tolist(), outcome.is_complete.tolist(), strict=True)
+    return [
+        WindowStep(
+            canvas=Canvas(
+                token_ids=after.token_ids[row],
+                state=after.state[row],
+                confidence=after.confidence[row],
+                step_committed=after.step_committed[row],
+                num_edits=after.num_edits[row],
+                hole=sequences[row].canvas.hole,
+            ),
+            argmax_ids=after.previous_argmax[row],
+            marks=marks[row],
+            state=state,
+            is_settled=is_settled,
+            had_masks=had_masks,
+            is_complete=is_complete,
+        )
+        for row, (state, (is_settled, had_masks, is_complete)) in enumerate(
+            zip(after.state.tolist(), flags, strict=True)
+        )
+    ]

@@ -1,0 +1,292 @@
+"""One request under way: its final tokens, its window and its accounts. It decides nothing about others.
+
+A sequence is what the scheduler sees as a ``Job`` and what the runner takes rows from. It changes only in ``advance``,
+after a forward has succeeded, so a forward that failed or was preempted can be repeated.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quicksilver.decoding.adjustments import Adjustments
+from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.events import Done, Event, FinishReason, Frame
+from quicksilver.decoding.ledger import Ledger, Marks, Places, commit_events
+from quicksilver.decoding.lengths import HoleLength
+from quicksilver.decoding.params import SamplingParams
+from quicksilver.decoding.sampler import BlockProgress, Run
+from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.engine.request import Request
+from quicksilver.engine.scheduler import CAUSAL, Grid
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRule:
+    """Which tokens a row may take: a set that many rows share, so that its mask is made once."""
+
+    forbidden: frozenset[int]
+    withheld: frozenset[int] = frozenset()
+    """Tokens that keep their probability but are never chosen, see ``decoding.selection``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """The rows of a window that the coming step decides."""
+
+    open_columns: tuple[int, ...]
+    rules: tuple[TokenRule, ...]
+    """One for all open columns, or one each."""
+    temperature: float
+    seed: int
+    step: int
+    positions: tuple[int, ...]
+    """Random-number position of every open column."""
+    is_forced: bool
+    """All masks must be committed now."""
+    adjustments: Adjustments | None = None
+    """Of the open columns' rows."""
+    watched: tuple[tuple[int, int, int], ...] = ()
+    """Tokens whose probabilities are asked for beside the candidates, per open column: expand, delete, and what stands
+    there. Empty: none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WindowStep:
+    """What a step did to one window; tensors and lists have one entry per column."""
+
+    canvas: Canvas
+    argmax_ids: Tensor
+    marks: Marks
+    state: Seq[int]
+    is_settled: bool
+    had_masks: bool
+    is_complete: bool
+    """The policy itself committed every mask and was settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextToken:
+    """What a forward means for a request without a window."""
+
+    token_id: int
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthChange:
+    """Holes change their length instead of being written."""
+
+    change: Tensor
+    """Per position of the canvas: +1 expands, -1 goes."""
+    probability: Tensor
+    """Of the change, per position."""
+    lengths: tuple[HoleLength, ...]
+    """After it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Review:
+    """A draft was looked at as it stands."""
+
+    is_weak: Tensor
+    """Positions that become masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The request cannot go on."""
+
+    error: Exception
+
+
+Outcome = NextToken | LengthChange | Review | WindowStep | Failure
+
+
+class Sequence(ABC):
+    """State of one request; see ``scheduler.Job`` for the properties that it reads."""
+
+    def __init__(self, job_id: int, request: Request, spec: DiffusionSpec) -> None:
+        self.job_id, self.request, self.spec = job_id, request, spec
+        self.ledger = Ledger()
+        self.context_ids: list[int] = []
+        self.is_late = False
+        """Whether the deadline asks for an end at the coming step."""
+        self.done: Done | None = None
+        self.num_prompt = 0
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def priority(self) -> int:
+        return self.request.priority
+
+    @property
+    def grid(self) -> Grid:
+        return CAUSAL
+
+    @property
+    def salt(self) -> bytes | None:
+        """Equal tokens have equal keys and values where tenant and grid agree."""
+        return self.grid.length.to_bytes(4, "little") + self.request.tenant
+
+    @property
+    @abstractmethod
+    def num_window(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def num_masks(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def most_positions(self) -> int: ...
+
+    def given_ids(self) -> list[int]:
+        """Token ids that came with the request, beside the context."""
+        return []
+
+    @abstractmethod
+    def look(self) -> Look: ...
+
+    @abstractmethod
+    def opening(self) -> list[Event]:
+        """The events before the first forward."""
+        ...
+
+    @abstractmethod
+    def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:
+        """Write what a forward decided; ``done`` says whether it was the last.
+
+        Args:
+            outcome: of the look that was taken last.
+            is_forced: as in that look.
+        """
+        ...
+
+    def context_blocks(self, count: int) -> Tensor | None:
+        """Block number of the first ``count`` context positions; None where they are causal."""
+        grid = self.grid
+        if grid.length == 1:
+            return None
+        position = torch.arange(count)
+        restart = -(-grid.restart // grid.length)
+        behind = restart + (position - grid.restart) // grid.length
+        return torch.where(position < grid.restart, position // grid.length, behind)
+
+
+class WindowSequence(Sequence):
+    """A request that denoises a window; see ``blockwise`` and ``inplace``."""
+
+    canvas: Canvas
+    """The window."""
+    positions: Tensor
+    """Random-number positions of the window."""
+    places: Places
+    block: BlockProgress
+
+    def __init__(self, job_id: int, request: Request, spec: DiffusionSpec) -> None:
+        super().__init__(job_id, request, spec)
+        self.run = Run(_no_logits, spec, request.params)
+        self.run.ledger = self.ledger
+        self.state: list[int] = []
+        """States of the window, as a list."""
+
+    @property
+    def num_window(self) -> int:
+        return len(self.state)
+
+    @property
+    def num_masks(self) -> int:
+        return self.state.count(State.MASK)
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the coming step must commit whatever is open."""
+        return self.is_late or self.run.is_last_chance(self.block)
+
+    @property
+    def previous_argmax(self) -> Tensor:
+        """Of the step before; -1 at the first step of a block and after a change of length."""
+        previous = self.block.previous_argmax
+        if previous is None or previous.shape[0] != len(self.canvas):
+            return torch.full_like(self.canvas.token_ids, -1)
+        return previous
+
+    @abstractmethod
+    def open_columns(self) -> list[int]:
+        """Masks and drafts that a step may touch."""
+        ...
+
+    def _look(self, columns: list[int], rules: tuple[TokenRule, ...]) -> Look:
+        # Fresh noise at the masks if the policy denoises uniform noise: the same for the same step, however often.
+        self.canvas = self.run.fill_noise(self.canvas, self.positions, self.block.step)
+        positions = self.positions.tolist()
+        return Look(
+            open_columns=tuple(columns),
+            rules=rules,
+            temperature=self.run.temperature * self.run.policy.temperature_scale(self.block.step),
+            seed=self.params.seed,
+            step=self.block.step,
+            positions=tuple(positions[column] for column in columns),
+            is_forced=self.is_forced,
+            adjustments=self._adjustments(len(columns)),
+        )
+
+    @abstractmethod
+    def _adjustments(self, num_rows: int) -> Adjustments | None: ...
+
+    def _take(self, step: WindowStep, is_forced: bool) -> tuple[list[Event], bool]:
+        """Write a step; returns its events and whether the block needs no further one."""
+        run, block = self.run, self.block
+        self.ledger.nfe += 1
+        if is_forced:
+            run.is_cut = (run.is_spent or self.is_late) and not step.is_complete
+        events = self.ledger.record(self.places, step.marks, self.spec.special.mask)
+        if not run.policy.revises:
+            events += commit_events(self.places, step.marks.commit)
+        self.canvas, self.state = step.canvas, list(step.state)
+        block.step += 1
+        block.num_post_steps += not step.had_masks
+        block.previous_argmax = step.argmax_ids
+        is_finished = self._is_finished(step) or is_forced
+        if is_finished and State.DRAFT in self.state:
+            still_open = self.open_columns()
+            drafts = [column in still_open and state == State.DRAFT for column, state in enumerate(self.state)]
+            events += commit_events(self.places, drafts)
+            where = torch.zeros(len(self.state), dtype=torch.bool)
+            where[still_open] = True
+            self.canvas = self.canvas.finalize(where)
+            self.state = self.canvas.state.tolist()
+        return events, is_finished
+
+    def _is_finished(self, step: WindowStep) -> bool:
+        """No open mask is left, and a revising policy is content or goes in a circle."""
+        has_masks = any(self.state[column] == State.MASK for column in self.open_columns())
+        if not self.run.policy.revises:
+            return not has_masks
+        is_circle = self.block.has_seen(self.canvas) and any(step.marks.edit)
+        return not has_masks and (step.is_settled or is_circle)
+
+    def _cut_reason(self) -> FinishReason:
+        return FinishReason.DEADLINE if self.is_late and not self.run.is_spent else FinishReason.MAX_NFE
+
+
+def frame(nfe: int, parts: Seq[Canvas]) -> Frame:
+    """A snapshot of a canvas given in parts."""
+    canvas = Canvas.join(parts)
+    return Frame(
+        nfe=nfe,
+        token_ids=tuple(canvas.token_ids.tolist()),
+        state=tuple(State(value) for value in canvas.state.tolist()),
+        confidence=tuple(canvas.confidence.tolist()),
+        hole=tuple(canvas.hole.tolist()),
+    )
+
+
+def _no_logits(token_ids: Tensor, block_ids: Tensor) -> Tensor:
+    raise AssertionError("the engine's forwards are the runner's")
