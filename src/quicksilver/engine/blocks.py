@@ -9,6 +9,7 @@ from quicksilver.decoding.ledger import Places
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, special_ids
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
+from quicksilver.engine.load import Load, block_length_under_load
 from quicksilver.engine.request import Continuation, Request
 from quicksilver.engine.scheduler import CAUSAL, Grid
 from quicksilver.engine.sequence import Look, Outcome, TokenRule, WindowSequence, WindowStep, frame
@@ -18,14 +19,27 @@ from quicksilver.errors import ConfigError, EngineError
 class BlockSequence(WindowSequence):
     """The final tokens are context, the open block is the window."""
 
-    def __init__(self, job_id: int, request: Request, task: Continuation, spec: DiffusionSpec) -> None:
-        """Open the first block; raises ConfigError where the request contradicts the checkpoint."""
+    def __init__(
+        self, job_id: int, request: Request, task: Continuation, spec: DiffusionSpec, load: Load | None = None
+    ) -> None:
+        """Open the first block; raises ConfigError where the request contradicts the checkpoint.
+
+        Args:
+            job_id: unique.
+            request: with ``task``.
+            task: what to continue.
+            spec: of the checkpoint.
+            load: what blocks follow if the request may follow it and the checkpoint's context is causal: otherwise
+                the keys and values of a block depend on where it ends. None: nothing.
+        """
         if Layout.BLOCK_CAUSAL not in spec.layouts:
             raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
         super().__init__(job_id, request, spec)
         self.context_ids = list(task.prompt_ids)
         self.num_prompt = len(task.prompt_ids)
         self.block_length = self.params.block_length or spec.block_length
+        """Of the longest block; see ``_next_length``."""
+        self._load = load if request.may_follow_load and spec.has_causal_context else None
         self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
         self._prompt = Canvas.of_prompt(task.prompt_ids)
         self._written: list[Canvas] = []
@@ -43,19 +57,31 @@ class BlockSequence(WindowSequence):
         blocks = -(-(self._limit - self.num_prompt) // self.block_length)
         return self.num_prompt + blocks * self.block_length
 
+    def _next_length(self) -> int:
+        """Length of the block that opens now."""
+        if self._load is None:
+            return self.block_length
+        return block_length_under_load(
+            self.spec.trained_block_lengths,
+            self.block_length,
+            self._load.num_running,
+            self._load.row_budget,
+            offset=len(self.context_ids) - self.num_prompt,
+        )
+
     def _open_block(self) -> None:
-        start = len(self.context_ids)
-        self.canvas = Canvas.of_masks(self.block_length, mask_id=self.spec.special.mask, hole=0)
-        self.state = [int(State.MASK)] * self.block_length
-        self.positions = torch.arange(start, start + self.block_length)
-        offset = range(start - self.num_prompt, start - self.num_prompt + self.block_length)
-        self.places = Places([0] * self.block_length, offset, first=start)
-        self._stop = min(self.block_length, self._limit - start)
+        start, length = len(self.context_ids), self._next_length()
+        self.canvas = Canvas.of_masks(length, mask_id=self.spec.special.mask, hole=0)
+        self.state = [int(State.MASK)] * length
+        self.positions = torch.arange(start, start + length)
+        offset = range(start - self.num_prompt, start - self.num_prompt + length)
+        self.places = Places([0] * length, offset, first=start)
+        self._stop = min(length, self._limit - start)
         self.block = BlockProgress(max_steps=self.run.policy.max_steps(self._stop))
-        self._token_ids: list[int] = [self.spec.special.mask] * self.block_length
+        self._token_ids: list[int] = [self.spec.special.mask] * length
 
     def opening(self) -> list[Event]:
-        return [Resize(hole=0, start=len(self.context_ids) - self.num_prompt, added=self.block_length)]
+        return [Resize(hole=0, start=len(self.context_ids) - self.num_prompt, added=len(self.canvas))]
 
     def _first_end(self) -> int | None:
         """Column of the first written token that ends the response."""
@@ -114,7 +140,7 @@ class BlockSequence(WindowSequence):
         elif found is not None:
             is_eos = self._token_ids[found] == self.spec.special.eos
             reason = FinishReason.EOS if is_eos else FinishReason.STOP
-        elif len(self.context_ids) + self.block_length >= self._limit:
+        elif len(self.context_ids) + len(self.canvas) >= self._limit:
             reason = FinishReason.LENGTH
         if self.run.is_cut or (reason is None and (self.run.is_spent or self.is_late)):
             reason = self._cut_reason()

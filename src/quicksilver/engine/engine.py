@@ -14,6 +14,7 @@ from quicksilver.engine.attention import PageMemory
 from quicksilver.engine.blocks import BlockSequence
 from quicksilver.engine.causal import CausalSequence
 from quicksilver.engine.filling import FillingSequence
+from quicksilver.engine.load import Load
 from quicksilver.engine.pages import PagePool
 from quicksilver.engine.request import Continuation, Request, Usage
 from quicksilver.engine.runner import Runner, Turn
@@ -110,6 +111,7 @@ class Engine:
             self._pool,
         )
         self._runner = Runner(denoiser, spec, self.memory)
+        self._load = Load(row_budget=config.row_budget)
         self._tickets: dict[int, Ticket] = {}
         self._clock = clock
         self._next_id = 0
@@ -149,7 +151,8 @@ class Engine:
             return FillingSequence(self._next_id, request, request.task, self.spec)
         if self.spec.objective is Objective.AUTOREGRESSIVE:
             return CausalSequence(self._next_id, request, request.task, self.spec)
-        return BlockSequence(self._next_id, request, request.task, self.spec)
+        self._load.num_running = min(len(self._tickets) + 1, self.config.max_running)
+        return BlockSequence(self._next_id, request, request.task, self.spec, self._load)
 
     def _check_ids(self, sequence: RunningRequest) -> None:
         sequence.params.check_vocabulary(self._vocab_size)
@@ -173,6 +176,7 @@ class Engine:
         """The turns of the next forward."""
         now = self._clock()
         shares = self._scheduler.plan()
+        self._load.num_running = self._scheduler.num_running
         turns = []
         for share in shares:
             ticket = self._tickets[share.job_id]
