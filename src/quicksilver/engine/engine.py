@@ -113,7 +113,7 @@ class Engine:
         self._runner = Runner(denoiser, spec, self.memory)
         self._load = Load(row_budget=config.row_budget)
         self._tickets: dict[int, Ticket] = {}
-        self._clock = clock
+        self.clock = clock
         self._next_id = 0
         self._forward_seconds = 0.0
         """Of the last forward: what a deadline must leave room for."""
@@ -123,8 +123,12 @@ class Engine:
         """Waiting and running ones."""
         return len(self._tickets)
 
-    def submit(self, request: Request) -> Ticket:
+    def submit(self, request: Request, *, submitted: float | None = None) -> Ticket:
         """Queue a request.
+
+        Args:
+            request: what is asked.
+            submitted: when by ``clock`` its caller asked, from where its deadline counts; None: now.
 
         Raises:
             ConfigError, InputError: the request contradicts itself or the checkpoint, or is too long.
@@ -137,7 +141,7 @@ class Engine:
                 f"{self._max_length} (max_length)"
             )
         self._check_ids(sequence)
-        ticket = Ticket(sequence, self._clock())
+        ticket = Ticket(sequence, self.clock() if submitted is None else submitted)
         self._scheduler.add(sequence)
         self._next_id += 1
         self._tickets[sequence.job_id] = ticket
@@ -174,7 +178,7 @@ class Engine:
 
     def _turns(self) -> list[Turn]:
         """The turns of the next forward."""
-        now = self._clock()
+        now = self.clock()
         shares = self._scheduler.plan()
         self._load.num_running = self._scheduler.num_running
         turns = []
@@ -204,7 +208,7 @@ class Engine:
         """What one forward means for its turns; where it fails, each turn is tried alone and fails alone."""
         if not turns:
             return
-        start = self._clock()
+        start = self.clock()
         try:
             outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self._runner.run(turns))
         except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
@@ -214,7 +218,7 @@ class Engine:
             for turn in turns:
                 yield from self._execute([turn])
             return
-        self._forward_seconds = self._clock() - start
+        self._forward_seconds = self.clock() - start
         for turn in turns:
             yield turn, outcomes.get(turn.sequence.job_id)
 
@@ -234,7 +238,7 @@ class Engine:
         return ticket
 
     def _end(self, ticket: Ticket) -> None:
-        now, sequence = self._clock(), ticket.sequence
+        now, sequence = self.clock(), ticket.sequence
         counters = self._scheduler.remove(ticket.job_id)
         self._runner.forget(ticket.job_id)
         del self._tickets[ticket.job_id]
