@@ -140,21 +140,20 @@ def sample(
 ) -> list[float]:
     """Median milliseconds of ``run`` by rows.
 
-    All sizes take turns, so that a busy moment does not fall on one of them. The first round warms up, one is always
-    measured, and no other starts behind ``seconds``.
+    All sizes take turns, so that a busy moment does not fall on one of them. The first round warms up and counts only
+    if it is the only one: no further round starts behind ``seconds``.
     """
     start = clock()
     taken: list[list[float]] = [[] for _ in rows]
     for number in range(repeats + 1):
-        if number > 1 and clock() - start >= seconds:
+        if number and clock() - start >= seconds:
             break
         for times, count in zip(taken, rows, strict=True):
             before = clock()
             run(count)
-            if number:
-                times.append(1000 * (clock() - before))
+            times.append(1000 * (clock() - before))
     # A clock may be too coarse for a forward; a curve needs times above zero.
-    return [max(statistics.median(times), 1e-6) for times in taken]
+    return [max(statistics.median(times[1:] or times), 1e-6) for times in taken]
 
 
 def measure(denoiser: Denoiser, spec: DiffusionSpec, *, rows: Sequence[int] | None = None) -> CostCurve:
