@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
+from typing import Unpack
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +15,7 @@ from quicksilver.api.events import Done, StreamEvent
 from quicksilver.api.network import FullRecompute
 from quicksilver.api.requests import (
     MARK,
+    DecodingKeywords,
     DecodingOptions,
     GenerateRequest,
     InfillLayout,
@@ -24,9 +26,13 @@ from quicksilver.api.requests import (
 from quicksilver.api.results import Completion
 from quicksilver.api.scoring import Score, score_tokens
 from quicksilver.api.session import Session
+from quicksilver.api.stopping import TextStop
 from quicksilver.decoding import CanvasLogits, Hole, SamplingParams, Segment, Text
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.engine.engine import Engine, EngineConfig
+from quicksilver.engine.request import Continuation, Filling
+from quicksilver.engine.request import Request as EngineRequest
 from quicksilver.errors import CheckpointError, ConfigError, InputError
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.tokenization.special import SPECIAL_TOKENS
@@ -36,9 +42,17 @@ _NUM_PSM_SENTINELS = 3
 
 
 class Model:
-    """Generates, fills holes, scores. Stateless: every call stands alone, and one at a time per model."""
+    """Generates, fills holes, scores. Every call stands alone, and one at a time per model."""
 
-    def __init__(self, denoiser: Denoiser, spec: DiffusionSpec, tokenizer: Tokenizer, *, name: str) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        spec: DiffusionSpec,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        engine_config: EngineConfig | None = None,
+    ) -> None:
         """Put the parts together.
 
         Raises:
@@ -52,6 +66,8 @@ class Model:
         self.tokenizer = tokenizer
         self._denoiser = denoiser
         self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
+        self._engine_config = engine_config
+        self._engine: Engine | None = None
         # Reserved tokens are never text, and ids beyond the tokenizer's (a padded table) have none. Those of the spec
         # are the sampler's to allow or forbid.
         reserved = set(range(len(SPECIAL_TOKENS))) - set(asdict(spec.special).values())
@@ -70,21 +86,19 @@ class Model:
         return self._denoiser.config.max_length
 
     @property
+    def engine(self) -> Engine:
+        """The engine that runs every request; page memory is taken at its first use."""
+        if self._engine is None:
+            self._engine = Engine(self._denoiser, self.spec, self._engine_config)
+        return self._engine
+
+    @property
     def canvas_logits(self) -> CanvasLogits:
         """The seam that ``quicksilver.decoding`` samples from."""
         return self._logits_fn
 
     def generate(
-        self,
-        prompt: str,
-        *,
-        max_tokens: int | None = None,
-        policy: str | None = None,
-        threshold: float | None = None,
-        steps: int | None = None,
-        block_length: int | None = None,
-        temperature: float | None = None,
-        seed: int | None = None,
+        self, prompt: str, *, max_tokens: int | None = None, **options: Unpack[DecodingKeywords]
     ) -> Completion:
         """Continue a prompt; see ``GenerateRequest`` and ``DecodingOptions`` for the parameters.
 
@@ -92,15 +106,8 @@ class Model:
             InputError: prompt and ``max_tokens`` do not fit the model's context.
             ConfigError: parameters contradict each other or the checkpoint.
         """
-        options = DecodingOptions(
-            policy=policy,
-            threshold=threshold,
-            steps=steps,
-            block_length=block_length,
-            temperature=temperature,
-            seed=seed,
-        )
-        return self.run(GenerateRequest(prompt=prompt, max_tokens=max_tokens, options=options))
+        request = GenerateRequest(prompt=prompt, max_tokens=max_tokens, options=DecodingOptions(**options))
+        return self.run(request)
 
     def infill(
         self,
@@ -110,12 +117,7 @@ class Model:
         hole_length: int | None = None,
         max_hole_length: int | None = None,
         layout: str | None = None,
-        policy: str | None = None,
-        threshold: float | None = None,
-        steps: int | None = None,
-        block_length: int | None = None,
-        temperature: float | None = None,
-        seed: int | None = None,
+        **options: Unpack[DecodingKeywords],
     ) -> Completion:
         """Fill the hole between two texts; see ``InfillRequest`` and ``DecodingOptions`` for the parameters.
 
@@ -126,20 +128,12 @@ class Model:
             InputError: the hole alone does not fit the model's context.
             ConfigError: parameters contradict each other or the checkpoint.
         """
-        options = DecodingOptions(
-            policy=policy,
-            threshold=threshold,
-            steps=steps,
-            block_length=block_length,
-            temperature=temperature,
-            seed=seed,
-        )
         request = InfillRequest(
             texts=(prefix, suffix),
             hole_length=hole_length,
             max_hole_length=max_hole_length,
             layout=parse_layout(layout),
-            options=options,
+            options=DecodingOptions(**options),
         )
         return self.run(request)
 
@@ -151,12 +145,7 @@ class Model:
         hole_length: int | None = None,
         max_hole_length: int | None = None,
         layout: str | None = None,
-        policy: str | None = None,
-        threshold: float | None = None,
-        steps: int | None = None,
-        block_length: int | None = None,
-        temperature: float | None = None,
-        seed: int | None = None,
+        **options: Unpack[DecodingKeywords],
     ) -> Completion:
         """Fill every ``mark`` of a text together, as ``infill`` does one.
 
@@ -164,20 +153,12 @@ class Model:
             InputError: there is no mark, or the holes alone do not fit the model's context.
             ConfigError: parameters contradict each other or the checkpoint.
         """
-        options = DecodingOptions(
-            policy=policy,
-            threshold=threshold,
-            steps=steps,
-            block_length=block_length,
-            temperature=temperature,
-            seed=seed,
-        )
         request = InfillRequest(
             texts=split_template(template, mark),
             hole_length=hole_length,
             max_hole_length=max_hole_length,
             layout=parse_layout(layout),
-            options=options,
+            options=DecodingOptions(**options),
         )
         return self.run(request)
 
@@ -187,7 +168,7 @@ class Model:
         Raises:
             InputError, ConfigError: as ``generate`` and ``infill``.
         """
-        for event in self.stream(request):
+        for event in self._stream(request, has_snapshots=False):
             if isinstance(event, Done):
                 return event.completion
         raise InputError("the stream ended without a result")
@@ -201,21 +182,50 @@ class Model:
             ...         case Draft(text=text): ...
             ...         case Done(completion=completion): ...
         """
+        return self._stream(request, has_snapshots=True)
+
+    def _stream(self, request: GenerateRequest | InfillRequest, *, has_snapshots: bool) -> Iterator[StreamEvent]:
+        options = request.options
         if isinstance(request, GenerateRequest):
+            texts = ("", "")
+            job = self.engine_request(request, has_frames=has_snapshots)
+        elif request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
+            texts = request.texts
+            job = self.engine_request(request, has_frames=has_snapshots)
+        else:
+            params = replace(self._params(options), max_tokens=self._psm_room(request))
+            # The engine checks these two only once it has a prompt.
+            decoding.psm_prompt(self.spec, (), ())
+            if params.policy is not None:
+                decoding.resolve_policy(self.spec, params)
+            return self._infill_one_by_one(request, params, has_snapshots)
+        return self._run_once(self.engine.stream(job), job.params.seed, texts, options.stop)
+
+    def engine_request(self, request: GenerateRequest | InfillRequest, *, has_frames: bool = False) -> EngineRequest:
+        """A request as the engine takes it; several of them can share one batch (``engine.run``).
+
+        Raises:
+            InputError, ConfigError: as ``generate`` and ``infill``; also for prefix-suffix-middle infill of several
+                holes, which is one engine request after the other.
+        """
+        options = request.options
+        if isinstance(request, GenerateRequest):
+            task = Continuation(prompt_ids=tuple(self._prompt(request)))
             params = self._generation_params(request)
-            is_ar = self.spec.objective is Objective.AUTOREGRESSIVE
-            sampler = decoding.generate_autoregressive if is_ar else decoding.generate
-            return self._run_once(sampler(self._logits_fn, self.spec, self._prompt(request), params), params, ("", ""))
-        params = self._params(request.options)
-        if request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
-            events = decoding.infill(self._logits_fn, self.spec, self._template(request), params)
-            return self._run_once(events, params, request.texts)
-        params = replace(params, max_tokens=self._psm_room(request))
-        # The sampler checks these two only once it has a prompt.
-        decoding.psm_prompt(self.spec, (), ())
-        if params.policy is not None:
-            decoding.resolve_policy(self.spec, params)
-        return self._infill_one_by_one(request, params)
+        elif request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
+            task, params = Filling(template=tuple(self._template(request))), self._params(options)
+        elif request.num_holes == 1:
+            params = replace(self._params(options), max_tokens=self._psm_room(request))
+            task = self._psm_task(request, "", params, 0)
+        else:
+            raise ConfigError("layout psm fills several holes one after the other, which is no single engine request")
+        return EngineRequest(
+            task=task,
+            params=params,
+            deadline_ms=options.deadline_ms,
+            may_follow_load=options.seed is None,
+            has_frames=has_frames,
+        )
 
     def score(self, text: str, *, num_subsets: int = 4, seed: int = 0) -> Score:
         """Negative log-likelihood of a text from the start of a file: exact if autoregressive, else an upper bound.
@@ -281,17 +291,25 @@ class Model:
             temperature=options.temperature,
             seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
             block_length=options.block_length,
+            max_nfe=options.max_nfe,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            repetition_penalty=options.repetition_penalty,
+            presence_penalty=options.presence_penalty,
+            frequency_penalty=options.frequency_penalty,
+            logit_bias=options.logit_bias,
+            stop=TextStop(self.tokenizer, options.stop) if options.stop else None,
             vocab_size=self._denoiser.config.vocab_size,
             forbidden_ids=self._forbidden_ids,
         )
 
-    def _session(self, params: SamplingParams, num_holes: int) -> Session:
-        return Session(self.tokenizer, num_holes, self.spec.special.eos, params.seed)
+    def _session(self, seed: int, num_holes: int, stop: Sequence[str]) -> Session:
+        return Session(self.tokenizer, num_holes, self.spec.special.eos, seed, stop)
 
     def _run_once(
-        self, events: Iterator[decoding.Event], params: SamplingParams, texts: Sequence[str]
+        self, events: Iterator[decoding.Event], seed: int, texts: Sequence[str], stop: Sequence[str]
     ) -> Generator[StreamEvent, None, None]:
-        session = self._session(params, len(texts) - 1)
+        session = self._session(seed, len(texts) - 1, stop)
         yield from session.follow(events, len(texts) - 1)
         yield Done(completion=session.complete(texts))
 
@@ -343,19 +361,27 @@ class Model:
         self._require_room(used, f"a hole of up to {cap} tokens with its sentinels, in whole blocks,")
         return cap
 
-    def _infill_one_by_one(self, request: InfillRequest, params: SamplingParams) -> Generator[StreamEvent, None, None]:
+    def _psm_task(self, request: InfillRequest, filled: str, params: SamplingParams, hole: int) -> Continuation:
+        """Prefix, with what stands in earlier holes, and suffix of one hole, cropped to the context."""
         room = params.max_tokens or DEFAULT_MAX_TOKENS
         used = _NUM_PSM_SENTINELS + _whole_blocks(room, self._block_length(request.options.block_length))
-        session = self._session(params, request.num_holes)
-        prefix = ""
+        prefix, suffix = filled + request.texts[hole], "".join(request.texts[hole + 1 :])
+        sides = [tuple(ids) for ids in self.tokenizer.encode_batch([prefix, suffix])]
+        before, after = crop_around_holes(sides, self.max_length - used, self.tokenizer.newline_id)
+        return Continuation(prompt_ids=decoding.psm_prompt(self.spec, before, after))
+
+    def _infill_one_by_one(
+        self, request: InfillRequest, params: SamplingParams, has_snapshots: bool
+    ) -> Generator[StreamEvent, None, None]:
+        session = self._session(params.seed, request.num_holes, request.options.stop)
+        filled = ""
         for hole in range(request.num_holes):
-            prefix += request.texts[hole]
-            suffix = "".join(request.texts[hole + 1 :])
-            sides = [tuple(ids) for ids in self.tokenizer.encode_batch([prefix, suffix])]
-            before, after = crop_around_holes(sides, self.max_length - used, self.tokenizer.newline_id)
-            prefix += yield from session.follow(
-                decoding.infill_psm(self._logits_fn, self.spec, before, after, params), 1
+            task = self._psm_task(request, filled, params, hole)
+            job = EngineRequest(
+                task=task, params=params, deadline_ms=request.options.deadline_ms, has_frames=has_snapshots
             )
+            filled += request.texts[hole]
+            filled += yield from session.follow(self.engine.stream(job), 1)
         yield Done(completion=session.complete(request.texts))
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypedDict
 
 from quicksilver.decoding import Policy, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
@@ -21,6 +22,26 @@ class InfillLayout(StrEnum):
     order: an earlier hole is seen with its filling, a later one as if nothing stood there."""
 
 
+class DecodingKeywords(TypedDict, total=False):
+    """``DecodingOptions`` as keywords of ``Model.generate`` and its siblings."""
+
+    policy: str | None
+    threshold: float | None
+    steps: int | None
+    block_length: int | None
+    temperature: float | None
+    seed: int | None
+    max_nfe: int | None
+    deadline_ms: float | None
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: tuple[tuple[int, float], ...]
+    stop: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodingOptions:
     """How to decode; None leaves a choice to the checkpoint."""
@@ -37,6 +58,22 @@ class DecodingOptions:
     """0 takes the most probable token."""
     seed: int | None = None
     """In [0, 2**63). None draws one; the result states it, and the same seed gives the same tokens."""
+    max_nfe: int | None = None
+    """At this forward everything open is committed."""
+    deadline_ms: float | None = None
+    """Milliseconds after which everything open is committed: the best answer so far."""
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that stand anywhere on the canvas become less likely."""
+    presence_penalty: float = 0.0
+    """Above 0, tokens written already become less likely; as in the OpenAI API."""
+    frequency_penalty: float = 0.0
+    """The same for every time that they were written."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids, and what is added to their logits."""
+    stop: tuple[str, ...] = ()
+    """Texts before which generation ends; not for holes in place, which end where the text after them begins."""
 
     def resolve_policy(self, spec: DiffusionSpec) -> Policy | None:
         """The policy to decode with; None for an autoregressive checkpoint.

@@ -8,6 +8,7 @@ from quicksilver import decoding
 from quicksilver.api.context import splice
 from quicksilver.api.events import Cell, Draft, Edit, Snapshot, StreamEvent
 from quicksilver.api.results import Completion, HoleText, Token
+from quicksilver.api.stopping import cut_at_stop
 from quicksilver.decoding import NO_HOLE, Commit, FinishReason, Frame, Remask, Resize, Result, State
 from quicksilver.errors import InputError
 from quicksilver.tokenization.tokenizer import Tokenizer
@@ -16,8 +17,9 @@ from quicksilver.tokenization.tokenizer import Tokenizer
 class Session:
     """Follows one sampler run after the other. Holes are numbered over all runs."""
 
-    def __init__(self, tokenizer: Tokenizer, num_holes: int, eos_id: int, seed: int) -> None:
-        """Start with ``num_holes`` empty holes."""
+    def __init__(self, tokenizer: Tokenizer, num_holes: int, eos_id: int, seed: int, stop: Sequence[str] = ()) -> None:
+        """Start with ``num_holes`` empty holes; texts end before a ``stop`` string."""
+        self._stop = stop
         self._tokenizer, self._eos_id, self._seed = tokenizer, eos_id, seed
         self._cells: list[tuple[Cell, ...]] = [()] * num_holes
         self._results: list[Result] = []
@@ -93,7 +95,7 @@ class Session:
     def _hole_text(self, result: Result, hole: int) -> HoleText:
         tokens = zip(result.holes[hole], result.confidence[hole], result.step_committed[hole], strict=True)
         return HoleText(
-            text=self._tokenizer.decode(result.holes[hole]),
+            text=cut_at_stop(self._tokenizer.decode(result.holes[hole]), self._stop),
             tokens=tuple(
                 Token(token_id=token, text=self._token_text(token), confidence=confidence, step=self._nfe + step)
                 for token, confidence, step in tokens

@@ -27,6 +27,8 @@ class Policy(Protocol):
     """Drafts may change until the block is settled; otherwise a committed token is final at once."""
     starts_from_noise: ClassVar[bool]
     """The canvas starts as random tokens instead of masks."""
+    reads_entropy: ClassVar[bool]
+    """Whether decisions depend on ``Window.entropy``, which costs a pass over the vocabulary."""
 
     @classmethod
     def decide_rows(cls, window: Window, policies: "Sequence[Policy]") -> Decision:
@@ -86,6 +88,7 @@ class _Unmasking:
     __slots__ = ()
     revises: ClassVar[bool] = False
     starts_from_noise: ClassVar[bool] = False
+    reads_entropy: ClassVar[bool] = False
 
     def max_steps(self, num_masks: int) -> int:
         return num_masks
@@ -131,6 +134,7 @@ class EntropyBound(_Unmasking):
 
     bound: float = 0.1
     """Nats."""
+    reads_entropy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _at_least(self.bound, 0.0, "bound")
@@ -224,6 +228,7 @@ class JointThreshold:
     """Forwards per block after its last mask is gone."""
     revises: ClassVar[bool] = True
     starts_from_noise: ClassVar[bool] = False
+    reads_entropy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _at_least(self.threshold, 0.0, "threshold")
@@ -261,6 +266,7 @@ class Renoise:
     """Most forwards per block."""
     revises: ClassVar[bool] = True
     starts_from_noise: ClassVar[bool] = True
+    reads_entropy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _at_least(self.bound, 0.0, "bound")
@@ -309,6 +315,7 @@ class ReMDM:
     """Share of tokens visible during the loop, in (0, 1)."""
     revises: ClassVar[bool] = True
     starts_from_noise: ClassVar[bool] = False
+    reads_entropy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _at_least(self.steps, 1, "steps")

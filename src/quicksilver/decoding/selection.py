@@ -26,7 +26,7 @@ class Candidates:
     margin: Float[Tensor, " N"]
     """Probability of the best token minus that of the second best, of those that may be chosen."""
     entropy: Float[Tensor, " N"]
-    """Nats."""
+    """Nats; NaN where nobody asked for it."""
 
     @classmethod
     def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
@@ -52,6 +52,7 @@ def select(
     top_k: Int[Tensor, " N"] | None = None,
     top_p: Float[Tensor, " N"] | None = None,
     adjustments: Adjustments | None = None,
+    has_entropy: bool = True,
 ) -> Candidates:
     """Choose one token per row.
 
@@ -71,31 +72,47 @@ def select(
         top_k: keep the k likeliest tokens when sampling.
         top_p: keep the smallest set of likeliest tokens whose probability at this temperature reaches p.
         adjustments: bias and penalties, made first: all numbers are those of the adjusted logits.
+        has_entropy: whether a policy reads the entropy, which costs as much as everything else.
     """
-    vocabulary = torch.arange(logits.shape[1], device=logits.device)
     allowed = adjust(logits, adjustments).masked_fill(is_forbidden, -torch.inf)
-    probs = torch.softmax(allowed, dim=-1)
-    choosable = allowed
-    if is_withheld is not None:
-        choosable = allowed.masked_fill(is_withheld, -torch.inf)
-    argmax_ids = _argmax(choosable)
-    token_ids = argmax_ids
+    choosable = allowed if is_withheld is None else allowed.masked_fill(is_withheld, -torch.inf)
+    argmax_ids, best, second = _two_best(choosable)
+    greatest = best if is_withheld is None else allowed.amax(dim=-1)
+    # Summed in float64: rows of equal probabilities in another order of tokens must not differ in the last bit.
+    total = (allowed - greatest[:, None]).exp_().sum(dim=-1, dtype=torch.float64)
+    token_ids, chosen = argmax_ids, best
     is_sampled = temperature > 0
     if bool(is_sampled.any()):
         scaled = choosable.double() / torch.where(is_sampled, temperature, 1.0).double()[:, None]
         scaled = _truncate(scaled, top_k, top_p)
+        vocabulary = torch.arange(logits.shape[1], device=logits.device)
         uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
         perturbed = scaled - torch.log(-torch.log(uniform))
         token_ids = torch.where(is_sampled, _argmax(perturbed), argmax_ids)
-    ranked = probs if is_withheld is None else probs.masked_fill(is_withheld, 0.0)
-    top_two = ranked.topk(min(2, logits.shape[1]), dim=-1).values
+        chosen = allowed.gather(-1, token_ids[:, None])[:, 0]
     return Candidates(
         token_ids=token_ids,
         argmax_ids=argmax_ids,
-        confidence=probs.gather(-1, token_ids[:, None])[:, 0],
-        margin=top_two[:, 0] - top_two[:, 1] if top_two.shape[1] == 2 else top_two[:, 0],
-        entropy=torch.special.entr(probs).sum(dim=-1),
+        confidence=((chosen - greatest).exp() / total).float(),
+        margin=(((best - greatest).exp() - (second - greatest).exp()) / total).float(),
+        entropy=_entropy(allowed) if has_entropy else torch.full_like(best, torch.nan),
     )
+
+
+def _two_best(values: Float[Tensor, "N V"]) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """The lowest index of the greatest value per row, that value, and the second greatest; a single one has none."""
+    top = values.topk(min(2, values.shape[1]), dim=-1)
+    best = top.values[:, 0]
+    second = top.values[:, 1] if values.shape[1] > 1 else torch.full_like(best, -torch.inf)
+    index = top.indices[:, 0]
+    # Which of several equal values topk returns is not promised.
+    if bool((best == second).any()):
+        index = _argmax(values)
+    return index, best, second
+
+
+def _entropy(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
+    return torch.special.entr(torch.softmax(logits, dim=-1)).sum(dim=-1)
 
 
 def token_probability(

@@ -59,6 +59,11 @@ class FillingSequence(WindowSequence):
         return self.num_prompt + sum(entry.cap for entry in self._lengths)
 
     @property
+    def _length_ids(self) -> tuple[int, int]:
+        """Expand and delete; any ids in a checkpoint without them, where no hole changes its length."""
+        return self.spec.special.expand or 0, self.spec.special.delete or 0
+
+    @property
     def may_change_length(self) -> bool:
         """Whether some hole still can."""
         return any(entry.changes_left for entry in self._lengths)
@@ -84,10 +89,8 @@ class FillingSequence(WindowSequence):
         look = self._look(columns, tuple(self._rule(column) for column in columns))
         if not (self.may_change_length or self.is_reviewing):
             return look
-        special, token_ids = self.spec.special, self.canvas.token_ids.tolist()
-        # A checkpoint without length tokens has no hole that changes; any id does there.
-        lengths = (special.expand or 0, special.delete or 0)
-        return replace(look, watched=tuple((*lengths, token_ids[column]) for column in columns))
+        token_ids = self.canvas.token_ids.tolist()
+        return replace(look, watched=tuple((*self._length_ids, token_ids[column]) for column in columns))
 
     def _rule(self, column: int) -> TokenRule:
         """A length token that may yet come true is only withheld."""
@@ -150,9 +153,10 @@ class FillingSequence(WindowSequence):
         return events + self._end_if_filled()
 
     def _resize(self, outcome: LengthChange) -> list[Event]:
-        special, change = self.spec.special, outcome.change
+        change = outcome.change
         self.ledger.nfe += 1
-        token_ids = [special.expand if by > 0 else special.delete for by in change.tolist()]
+        expand, delete = self._length_ids
+        token_ids = [expand if by > 0 else delete for by in change.tolist()]
         self.ledger.record_resize(self.places, (change != 0).tolist(), token_ids, outcome.probability.tolist())
         events = resizes(self.canvas, change)
         self._set_canvas(self.canvas.take(torch.arange(len(self.canvas)).repeat_interleave(1 + change)))

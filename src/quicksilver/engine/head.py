@@ -40,10 +40,12 @@ class HeadParams:
 
     adjustments: Adjustments | None = None
     """Of all rows."""
+    has_entropy: bool = True
+    """Whether a row's policy reads it."""
     watched: Int[Tensor, "N k"] | None = None
     """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
 
-    def rows(self, start: int, stop: int) -> dict[str, Tensor | Adjustments | None]:
+    def rows(self, start: int, stop: int) -> dict[str, Tensor | Adjustments | bool | None]:
         """``select``'s arguments for the rows [start, stop)."""
         index = slice(start, stop)
         per_row = ("temperature", "seed", "positions", "step", "top_k", "top_p")
@@ -53,6 +55,7 @@ class HeadParams:
         return taken | {
             "is_forbidden": self.is_forbidden[rule],
             "is_withheld": None if self.is_withheld is None else self.is_withheld[rule],
+            "has_entropy": self.has_entropy,
             "adjustments": None if self.adjustments is None else self.adjustments.rows(start, stop),
         }
 

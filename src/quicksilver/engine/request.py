@@ -1,6 +1,6 @@
 """What a caller asks of the engine, checked against the checkpoint before any work is done."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quicksilver.decoding.inplace import Hole, Segment
 from quicksilver.decoding.params import SamplingParams
@@ -30,7 +30,7 @@ class Request:
     """One job of the engine."""
 
     task: Continuation | Filling
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
     priority: int = 0
     """Smaller goes first."""
     deadline_ms: float | None = None

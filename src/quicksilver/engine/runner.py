@@ -14,7 +14,6 @@ from torch import Tensor
 from quicksilver.decoding.adjustments import Adjustments
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.ledger import Marks
-from quicksilver.decoding.params import SamplingParams
 from quicksilver.decoding.selection import Candidates
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
@@ -80,7 +79,7 @@ class Runner:
             return []
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
-        params = self._head_params([turn.sequence.params for turn in deciding], looks, counts)
+        params = self._head_params([turn.sequence for turn in deciding], looks, counts)
         candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params)
         starts = [sum(counts[:number]) for number in range(len(counts))]
         parts = [candidates.rows(slice(start, start + count)) for start, count in zip(starts, counts, strict=True)]
@@ -143,7 +142,7 @@ class Runner:
         """The hidden row before a window whose context rows ran earlier; zero, so logits zero, if there is none."""
         return self._last_hidden.get(job_id, torch.zeros_like(hidden[0]))
 
-    def _head_params(self, params: Seq[SamplingParams], looks: Seq[Look], counts: Seq[int]) -> HeadParams:
+    def _head_params(self, sequences: Seq[Sequence], looks: Seq[Look], counts: Seq[int]) -> HeadParams:
         rules: dict[TokenRule, int] = {}
         per_row: list[int] = []
         for look, count in zip(looks, counts, strict=True):
@@ -156,6 +155,7 @@ class Runner:
             flat = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
             return torch.tensor(flat, device=self.device)
 
+        params = [sequence.params for sequence in sequences]
         has_top_k, has_top_p = any(p.top_k for p in params), any(p.top_p for p in params)
         return HeadParams(
             is_forbidden=torch.stack([forbidden for forbidden, _ in masks]),
@@ -168,6 +168,7 @@ class Runner:
             top_k=spread([p.top_k or self._vocab_size for p in params]) if has_top_k else None,
             top_p=spread([float(p.top_p or 1.0) for p in params]) if has_top_p else None,
             adjustments=Adjustments.join([look.adjustments for look in looks], counts),
+            has_entropy=any(sequence.reads_entropy for sequence in sequences),
             watched=self._watched(looks, counts),
         )
 
@@ -195,7 +196,12 @@ class Runner:
         groups: dict[int, list[tuple[Turn, Candidates]]] = defaultdict(list)
         for turn, part, seen in zip(turns, parts, watched, strict=True):
             sequence, change = turn.sequence, None
-            if isinstance(sequence, FillingSequence) and turn.look is not None and turn.look.watched:
+            if (
+                isinstance(sequence, FillingSequence)
+                and seen is not None
+                and turn.look is not None
+                and turn.look.watched
+            ):
                 change = sequence.settle(turn.look, seen)
             if not bool(torch.isfinite(part.confidence).all()):
                 outcomes.append((turn, Failure(InputError("the denoiser gave NaN or infinite logits"))))

@@ -150,6 +150,11 @@ class Sequence(ABC):
         """Token ids that came with the request, beside the context."""
         return []
 
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether what is decided depends on the candidates' entropy."""
+        return False
+
     @abstractmethod
     def look(self) -> Look: ...
 
@@ -195,6 +200,10 @@ class WindowSequence(Sequence):
         self.run.ledger = self.ledger
         self.state: list[int] = []
         """States of the window, as a list."""
+
+    @property
+    def reads_entropy(self) -> bool:
+        return self.run.policy.reads_entropy
 
     @property
     def num_window(self) -> int:

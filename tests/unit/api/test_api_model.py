@@ -54,22 +54,17 @@ def ar_model(ar_folder) -> Model:
     return quicksilver.load(ar_folder, device="cpu")
 
 
-class Recorder:
-    """Passes canvases on and remembers them."""
-
-    def __init__(self, logits_fn):
-        self.logits_fn, self.canvases = logits_fn, []
-
-    def __call__(self, token_ids, block_ids):
-        self.canvases.append((token_ids.tolist(), block_ids.tolist()))
-        return self.logits_fn(token_ids, block_ids)
-
-
 @pytest.fixture
 def canvases(model, monkeypatch):
-    recorder = Recorder(model.canvas_logits)
-    monkeypatch.setattr(model, "_logits_fn", recorder)
-    return recorder.canvases
+    """The rows of every forward; the first of a request holds its whole canvas."""
+    seen, forward = [], model._denoiser.forward
+
+    def recorded(token_ids, positions, attention):
+        seen.append(token_ids[0].tolist())
+        return forward(token_ids, positions, attention)
+
+    monkeypatch.setattr(model._denoiser, "forward", recorded)
+    return seen
 
 
 # Loading
@@ -107,18 +102,34 @@ def test_a_tokenizer_larger_than_the_table_is_refused():
 def test_generate_starts_from_the_file_token(model, canvases):
     model.generate("def mean", max_tokens=4, seed=0)
     prompt = [model.spec.special.file, *model.tokenizer.encode("def mean")]
-    token_ids, block_ids = canvases[0]
-    assert token_ids == prompt + [model.spec.special.mask] * 4
-    assert block_ids[-4:] == [block_ids[len(prompt) - 1] + 1] * 4
+    assert canvases[0] == prompt + [model.spec.special.mask] * 4
 
 
 def test_in_place_holes_stand_in_the_text(model, canvases):
     model.infill_template("a = <FILL>\nb = <FILL>", hole_length=3, seed=0)
     special, encode = model.spec.special, model.tokenizer.encode
     masks = [special.mask] * 3
-    token_ids, block_ids = canvases[0]
-    assert token_ids == [special.canvas, *encode("a = "), *masks, *encode("\nb = "), *masks]
-    assert set(block_ids) == {0}
+    assert canvases[0] == [special.canvas, *encode("a = "), *masks, *encode("\nb = "), *masks]
+
+
+def test_generation_ends_before_a_stop_string(model):
+    whole = model.generate("def mean", max_tokens=16, seed=3, temperature=1.0).text
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    ended = model.generate("def mean", max_tokens=16, seed=3, temperature=1.0, stop=(stop,))
+    assert ended.text == whole[: whole.index(stop)]
+    assert ended.finish_reason is FinishReason.STOP
+
+
+def test_a_bias_and_a_limit_of_forwards_reach_the_engine(model):
+    wanted = model.tokenizer.encode("total")[0]
+    completion = model.infill("a = ", "\n", hole_length=4, seed=0, max_nfe=1, logit_bias=((wanted, 100.0),))
+    assert [token.token_id for token in completion.holes[0].tokens] == [wanted] * 4
+    assert completion.nfe == 1
+
+
+def test_an_unknown_option_is_an_error(model):
+    with pytest.raises(TypeError, match="thresold"):
+        model.generate("a", thresold=0.5)
 
 
 def test_psm_holes_are_filled_in_order(model, canvases):
@@ -127,8 +138,8 @@ def test_psm_holes_are_filled_in_order(model, canvases):
     first = completion.holes[0].text
     before = [special.fim_prefix, *encode("a = "), special.fim_suffix, *encode("\nb = \n"), special.fim_middle]
     after = [special.fim_prefix, *encode(f"a = {first}\nb = "), special.fim_suffix, *encode("\n"), special.fim_middle]
-    assert canvases[0][0] == before + [special.mask] * 4
-    assert any(token_ids == after + [special.mask] * 4 for token_ids, _ in canvases)
+    assert canvases[0] == before + [special.mask] * 4
+    assert after + [special.mask] * 4 in canvases
 
 
 def test_adapter_is_one_forward_under_the_block_rule(model):
@@ -332,11 +343,11 @@ def test_a_long_file_is_seen_near_its_holes(model, canvases, layout):
     completion = model.infill_template(text, layout=layout, threshold=0.0, max_hole_length=4, seed=0)
     before, after = text.split("<FILL>")
     assert completion.text == before + completion.holes[0].text + after
-    assert max(len(token_ids) for token_ids, _ in canvases) <= MAX_LENGTH
-    seen = model.tokenizer.decode(canvases[0][0])
+    assert max(map(len, canvases)) <= MAX_LENGTH
+    seen = model.tokenizer.decode(canvases[0])
     assert "answer = " in seen
     assert " + 1\n" in seen
-    assert len(canvases[0][0]) > MAX_LENGTH - 40
+    assert len(canvases[0]) > MAX_LENGTH - 40
 
 
 def test_holes_that_cannot_fit_are_refused(model):
