@@ -98,7 +98,7 @@ class CachedTwin:
         start = time.perf_counter()
         cache, written, nfe = None, [], 0
         while len(written) < room:
-            output = self._network(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = self._network(input_ids=inputs, cache=cache, use_cache=True, logits_to_keep=1)
             nfe += 1
             cache, logits = output.past_key_values, output.logits[0, -1]
             logits[self._banned] = -torch.inf
