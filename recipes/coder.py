@@ -86,6 +86,20 @@ def coder_4m_finish(tokens: Path) -> Recipe:
     )
 
 
+def coder_4m_longer(tokens: Path) -> Recipe:
+    """The bundled model's next milestone, from its own weights and like its last stage, but for longer.
+
+    The rate stays constant; a branch with a decay makes the weights that ship (``--branch-from``, ``--decay-steps``).
+    """
+    return replace(
+        coder_4m_finish(tokens),
+        name="quicksilver-coder-longer",
+        schedule=WarmupStableDecay(num_steps=1_500, num_warmup_steps=30, num_decay_steps=300),
+        ema_decay=0.995,
+        seed=4,
+    )
+
+
 def coder_8m(tokens: Path, objective: Objective = Objective.MASK) -> Recipe:
     """8.5M parameters, 98k tokens per step: about a quarter of an hour on a data-centre GPU, weeks on two CPU cores."""
     model = DenoiserConfig(
@@ -111,8 +125,9 @@ def _task(
         num_block_rows=num_block_rows,
         num_in_place_rows=num_in_place_rows,
         rows_per_forward=rows_per_forward,
-        noise=NoiseConfig(next_token_weight=next_token_weight),
-        in_place=InPlaceConfig(whole_rate=0.3, min_coverage=0.1, max_coverage=0.6),
+        noise=NoiseConfig(next_token_weight=next_token_weight, own_rate=0.25),
+        # Only canvases that decoding meets: before its first look and after it.
+        in_place=InPlaceConfig(whole_rate=0.3, min_coverage=0.1, max_coverage=0.6, start_rate=0.4, settled_rate=0.6),
     )
 
 
