@@ -4,6 +4,7 @@ One forward per ``step``. All of it runs in the caller's thread; ``aio`` gives i
 """
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -208,19 +209,26 @@ class Engine:
         """What one forward means for its turns; where it fails, each turn is tried alone and fails alone."""
         if not turns:
             return
+        outcomes = self._forward(turns)
+        if not isinstance(outcomes, Failure):
+            for turn in turns:
+                yield turn, outcomes.get(turn.sequence.job_id)
+        elif len(turns) == 1:
+            yield turns[0], outcomes
+        else:
+            for turn in turns:
+                yield from self._execute([turn])
+
+    def _forward(self, turns: Sequence[Turn]) -> dict[int, Outcome] | Failure:
         start = self.clock()
         try:
             outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self._runner.run(turns))
         except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
-            if len(turns) == 1:
-                yield turns[0], Failure(error)
-                return
-            for turn in turns:
-                yield from self._execute([turn])
-            return
+            # Its traceback would keep the activations alive while memory is short, and as long as a caller has it.
+            traceback.clear_frames(error.__traceback__)
+            return Failure(error)
         self._forward_seconds = self.clock() - start
-        for turn in turns:
-            yield turn, outcomes.get(turn.sequence.job_id)
+        return outcomes
 
     def _advance(self, turn: Turn, outcome: Outcome | None) -> Ticket:
         """Write what was decided into the request; whatever its own rules raise ends it alone."""
