@@ -5,6 +5,7 @@ config.json (Qwen3 keys + ``quicksilver``), model.safetensors, tokenizer.json, g
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,6 +40,28 @@ def save_folder(folder: Path, denoiser: Denoiser, spec: DiffusionSpec, dtype: to
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     weights = {name: value.detach().to(dtype).contiguous() for name, value in denoiser.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def copy_folder(source: Path, target: Path, spec: DiffusionSpec) -> None:
+    """A copy of a checkpoint folder that states another spec, for example other decoding defaults.
+
+    Raises:
+        CheckpointError: there is no such folder, or ``target`` holds files already.
+    """
+    read_config(source)
+    require_new_folder(target)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name != "config.json":
+            shutil.copyfile(path, target / path.name)
+    config = json.loads((source / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | {_SPEC_KEY: spec.to_dict()}, indent=2) + "\n")
+
+
+def require_new_folder(folder: Path) -> None:
+    """Raises CheckpointError if the path is a file or a folder that is not empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists and is not an empty folder; choose another")
 
 
 def read_config(folder: Path) -> tuple[DenoiserConfig, DiffusionSpec]:

@@ -1,12 +1,13 @@
 """Checkpoint folders: what goes in comes out, and every way to be wrong has its own message."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from quicksilver.checkpoints.folder import load_folder, model_hash, read_config, save_folder
+from quicksilver.checkpoints.folder import copy_folder, load_folder, model_hash, read_config, save_folder
 from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, NoiseRates, Objective, SpecialIds
 from quicksilver.errors import CheckpointError, ConfigError, UsageError
 from tests.tiny import random_denoiser, tiny_config
@@ -191,3 +192,20 @@ def test_the_hash_is_of_the_model_not_of_its_place(tmp_path):
     assert model_hash(one) != before
     (one / "tokenizer.json").unlink()
     assert model_hash(one) not in (before, model_hash(tmp_path / "three"))
+
+
+def test_a_copy_may_state_another_spec(folder, tmp_path):
+    changed = replace(SPEC, block_length=8, decoding=DecodingDefaults(policy="entropy_bound"))
+    (folder / "README.md").write_text("words")
+    copy_folder(folder, tmp_path / "deep" / "copy", changed)
+    architecture, spec = read_config(tmp_path / "deep" / "copy")
+    assert spec == changed
+    assert architecture == read_config(folder)[0]
+    assert read_config(folder)[1] == SPEC
+    for name in ("model.safetensors", "README.md", "generation_config.json"):
+        assert (tmp_path / "deep" / "copy" / name).read_bytes() == (folder / name).read_bytes()
+    with pytest.raises(CheckpointError, match="not an empty folder"):
+        copy_folder(folder, tmp_path / "deep" / "copy", changed)
+    with pytest.raises(CheckpointError, match="no model folder"):
+        copy_folder(tmp_path / "none", tmp_path / "other", changed)
+    assert not (tmp_path / "other").exists()
