@@ -60,6 +60,7 @@ def command(
     Quality is exact match where a task has an answer, and else agreement with the slowest setting, which writes one
     token per forward. The installed model never changes: with --out a copy of it gets the chosen defaults.
     """
+    # Long because every option is a parameter.
     with spinner(f"loading {model} …"):
         from quicksilver.api import load
         from quicksilver.api.loading import find_model
