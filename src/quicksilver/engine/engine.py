@@ -39,6 +39,9 @@ class EngineConfig:
     """Rows of one forward."""
     max_running: int = 64
     max_waiting: int = 1024
+    is_strict: bool = False
+    """Whether a request's probabilities are the same to the last bit whatever else is in the batch, at some cost in
+    speed (docs/results.md). Otherwise they may differ in the last bit, which in practice changes no token."""
 
 
 MAX_DEFAULT_BYTES = 2**30
@@ -100,7 +103,7 @@ class Engine:
             clock: seconds; deadlines and waiting times are told by it.
         """
         config = EngineConfig() if config is None else config
-        self.spec, self.config = spec, config
+        self.denoiser, self.spec, self.config = denoiser, spec, config
         self._max_length, self._vocab_size = denoiser.config.max_length, denoiser.config.vocab_size
         weight = denoiser.model.embed_tokens.weight
         self._pool = PagePool(_num_pages(denoiser, config), config.page_size)
@@ -111,9 +114,11 @@ class Engine:
             ),
             self._pool,
         )
-        self._runner = Runner(denoiser, spec, self.memory)
+        self._runner = Runner(denoiser, spec, self.memory, is_strict=config.is_strict)
         self._load = Load(row_budget=config.row_budget)
         self._tickets: dict[int, Ticket] = {}
+        self.on_end: list[Callable[[Ticket], None]] = []
+        """Called with every request that has ended, in the thread that steps; what they raise breaks the loop."""
         self.clock = clock
         self._next_id = 0
         self._forward_seconds = 0.0
@@ -261,6 +266,8 @@ class Engine:
             queue_seconds=(now if ticket.started is None else ticket.started) - ticket.submitted,
             seconds=now - ticket.submitted,
         )
+        for listener in self.on_end:
+            listener(ticket)
 
     def stream(self, request: Request) -> Generator[Event, None, None]:
         """The events of a request while it and all others run; the last is Done. Bad requests raise here at once."""

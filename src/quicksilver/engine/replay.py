@@ -1,0 +1,199 @@
+"""Record what an engine decides, and check that it decides the same again.
+
+A request's tokens depend on weights, task, parameters and seed alone, so a trace can be repeated frame by frame on
+another machine. Tokens must agree exactly. Confidences may differ by a tolerance: another order of sums moves them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import torch
+
+from quicksilver.decoding.events import FinishReason, Result, TraceEntry
+from quicksilver.decoding.params import StopRule
+from quicksilver.engine.engine import Engine, Ticket
+from quicksilver.engine.request import Request
+from quicksilver.engine.trace_file import Trace, TracedRun, load, save, traced_run
+from quicksilver.errors import ConfigError, InputError
+from quicksilver.models.denoiser import Denoiser
+
+__all__ = ["Difference", "Report", "Trace", "TracedRun", "fingerprint", "load", "record", "recording", "replay", "save"]
+
+TOLERANCE = 1e-3
+"""Of a confidence, absolute. Another order of sums moves them far less in float32, and more in bfloat16."""
+_SAMPLED = 2**16
+
+StopBuilder = Callable[[tuple[str, ...]], StopRule]
+"""Makes a stop rule of strings, for example with ``api.stopping.TextStop``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """The first thing that a replay did otherwise."""
+
+    run: int
+    """Which of the trace's requests, from 1."""
+    step: int | None
+    """Forward, from 1; None: no single one."""
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        where = f"request {self.run}" + ("" if self.step is None else f", forward {self.step}")
+        return f"{where}: the trace has {self.expected}, the replay {self.found}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What a replay found."""
+
+    num_runs: int
+    """Requests that were run, the one that differs included."""
+    num_frames: int
+    """Forwards of the trace that agree, up to the first difference."""
+    difference: Difference | None
+    """None: every frame agrees."""
+    confidence_error: float
+    """Greatest among the frames that agree."""
+
+
+def fingerprint(denoiser: Denoiser) -> str:
+    """Tells weights apart: a hash over architecture, number formats and up to 65,536 numbers of every tensor.
+
+    Cheap for large models; a change of few single numbers may go unseen. Weights that a quantized layer has packed
+    count by the layer's kind only.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr(denoiser.config).encode())
+    for name, module in denoiser.named_modules():
+        digest.update(f"{name}:{type(module).__name__};".encode())
+    for name, tensor in denoiser.state_dict().items():
+        digest.update(f"{name}:{type(tensor).__name__}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        if type(tensor) is torch.Tensor:
+            flat = tensor.detach().flatten()
+            sample = flat[:: max(1, -(-flat.numel() // _SAMPLED))].contiguous()
+            digest.update(sample.view(torch.uint8).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def recording(engine: Engine) -> Iterator[list[TracedRun]]:
+    """Collects every request that comes to its end meanwhile, in the order of their ends.
+
+    Raises:
+        ConfigError: on leaving, if one of them cannot be stored, see ``trace_file.traced_run``.
+    """
+    ended: list[tuple[Request, Result]] = []
+    runs: list[TracedRun] = []
+
+    def listen(ticket: Ticket) -> None:
+        if ticket.sequence.done is not None and ticket.error is None:
+            ended.append((ticket.sequence.request, ticket.sequence.done.result))
+
+    engine.on_end.append(listen)
+    try:
+        yield runs
+    finally:
+        engine.on_end.remove(listen)
+    runs += [traced_run(request, result) for request, result in ended]
+
+
+def record(engine: Engine, requests: Iterable[Request], *, model: str) -> Trace:
+    """Run requests and return their trace, in their order.
+
+    Raises:
+        ConfigError: one of them cannot be stored.
+        Exception: whatever ended a request.
+    """
+    requests = list(requests)
+    results = engine.run(requests)
+    runs = tuple(traced_run(request, result) for request, result in zip(requests, results, strict=True))
+    return Trace(model=model, fingerprint=fingerprint(engine.denoiser), runs=runs)
+
+
+def replay(
+    engine: Engine, trace: Trace, *, build_stop: StopBuilder | None = None, tolerance: float = TOLERANCE
+) -> Report:
+    """Run a trace's requests again, one by one, up to the first difference.
+
+    A request that its deadline cut is repeated with ``max_nfe`` at the forward of the cut.
+
+    Args:
+        engine: with the weights of the trace, in the same number format.
+        trace: what was recorded.
+        build_stop: makes the stop rules of requests that have stop strings.
+        tolerance: most by which a confidence may differ.
+
+    Raises:
+        ConfigError: a request has stop strings and there is no ``build_stop``; or it does not fit the engine.
+        InputError: the weights are others.
+    """
+    if not tolerance >= 0:
+        raise ConfigError(f"tolerance must not be negative, got {tolerance}")
+    own = fingerprint(engine.denoiser)
+    if own != trace.fingerprint:
+        raise InputError(
+            f"the trace is of weights {trace.fingerprint} ({trace.model}), these are {own}: give that model, in the "
+            f"same number format"
+        )
+    num_frames, confidence_error = 0, 0.0
+    for number, run in enumerate(trace.runs, 1):
+        (found,) = engine.run([_again(run, build_stop)])
+        difference, error = _compare(number, run, found, tolerance)
+        confidence_error = max(confidence_error, error)
+        if difference is not None:
+            agreed = run.result.nfe if difference.step is None else difference.step - 1
+            return Report(
+                num_runs=number,
+                num_frames=num_frames + agreed,
+                difference=difference,
+                confidence_error=confidence_error,
+            )
+        num_frames += run.result.nfe
+    return Report(num_runs=len(trace.runs), num_frames=num_frames, difference=None, confidence_error=confidence_error)
+
+
+def _again(run: TracedRun, build_stop: StopBuilder | None) -> Request:
+    params = run.request.params
+    if run.stop:
+        if build_stop is None:
+            raise ConfigError(f"the trace has stop strings {run.stop}; give build_stop to make a rule of them")
+        params = replace(params, stop=build_stop(run.stop))
+    if run.result.finish_reason is FinishReason.DEADLINE:
+        params = replace(params, max_nfe=run.result.nfe)
+    return replace(run.request, params=params, deadline_ms=None, may_follow_load=False)
+
+
+def _compare(number: int, run: TracedRun, found: Result, tolerance: float) -> tuple[Difference | None, float]:
+    """The first difference, and the greatest of confidences before it."""
+    greatest = 0.0
+    for expected, entry in zip_longest(run.result.trace, found.trace):
+        error = abs(expected.confidence - entry.confidence) if expected and entry else 0.0
+        if expected is None or entry is None or not (_place(expected) == _place(entry) and error <= tolerance):
+            step = min(each.step for each in (expected, entry) if each is not None)
+            return Difference(run=number, step=step, expected=_say(expected), found=_say(entry)), greatest
+        greatest = max(greatest, error)
+    wanted = run.result
+    if wanted.finish_reason is FinishReason.DEADLINE:
+        wanted = replace(wanted, finish_reason=FinishReason.MAX_NFE)
+    for name in ("nfe", "holes", "step_committed", "num_edits", "finish_reason"):
+        if getattr(wanted, name) != getattr(found, name):
+            one, other = (f"{name} {getattr(each, name)}" for each in (wanted, found))
+            return Difference(run=number, step=None, expected=one, found=other), greatest
+    return None, greatest
+
+
+def _place(entry: TraceEntry) -> tuple[int, int, int, int]:
+    return entry.step, entry.hole, entry.position, entry.token_id
+
+
+def _say(entry: TraceEntry | None) -> str:
+    if entry is None:
+        return "nothing more"
+    return (
+        f"token {entry.token_id} at position {entry.position} (hole {entry.hole}, forward {entry.step}, "
+        f"confidence {entry.confidence:.6f})"
+    )
