@@ -27,6 +27,7 @@ def command(
     temperature: options.Temperature = None,
     seed: options.Seed = None,
     output: options.Output = None,
+    trace: options.Trace = None,
     as_json: options.AsJson = False,
     watch: options.Watch = False,
     verbose: options.Verbose = False,
@@ -39,7 +40,7 @@ def command(
 
     with spinner(f"loading {model} …"):
         from quicksilver.api import DecodingOptions, GenerateRequest, load
-        from quicksilver.cli.running import follow, print_cost, to_json
+        from quicksilver.cli.running import follow, print_cost, to_json, traced
 
         request = GenerateRequest(
             prompt=text,
@@ -54,7 +55,8 @@ def command(
             ),
         )
         loaded = load(model, device=device)
-    completion = follow(loaded, request, is_watched=watch)
+    with traced(loaded, model, trace):
+        completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:
         write_text(completion.text, output)
     if as_json:

@@ -37,6 +37,7 @@ def command(
     temperature: options.Temperature = None,
     seed: options.Seed = None,
     output: options.Output = None,
+    trace: options.Trace = None,
     as_json: options.AsJson = False,
     watch: options.Watch = False,
     verbose: options.Verbose = False,
@@ -46,12 +47,13 @@ def command(
 
     Of a file longer than the model's context the model sees the lines nearest the holes.
     """
+    # Long because every option is a parameter.
     text = read_text(source)
 
     with spinner(f"loading {model} …"):
         from quicksilver.api import DecodingOptions, InfillRequest, load, split_template
         from quicksilver.api.requests import parse_layout
-        from quicksilver.cli.running import follow, print_cost, to_json
+        from quicksilver.cli.running import follow, print_cost, to_json, traced
 
         request = InfillRequest(
             texts=split_template(text, mark),
@@ -68,7 +70,8 @@ def command(
             ),
         )
         loaded = load(model, device=device)
-    completion = follow(loaded, request, is_watched=watch)
+    with traced(loaded, model, trace):
+        completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:
         write_text(completion.text, output)
     if as_json:

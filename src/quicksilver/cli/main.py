@@ -21,6 +21,7 @@ _COMMANDS = {
     "infill": "Fill the holes of a file.",
     "generate": "Continue a prompt.",
     "demo": "Fill a file while you watch, and say what it took.",
+    "replay": "Repeat a recorded request and check every forward.",
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",

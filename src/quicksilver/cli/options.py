@@ -37,3 +37,6 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Print what it took on 
 Output = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the text to this file instead of standard output.")
 ]
+Trace = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write every decision to this file; see quicksilver replay.")
+]

@@ -2,12 +2,16 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
 from quicksilver.api import Completion, Done, GenerateRequest, InfillRequest, Model, Snapshot
 from quicksilver.cli.terminal import spinner
 from quicksilver.cli.watch import HoleView
+from quicksilver.engine.replay import Trace, fingerprint, recording, save
 from quicksilver.errors import InputError
 
 
@@ -25,6 +29,18 @@ def follow(model: Model, request: GenerateRequest | InfillRequest, *, is_watched
             elif isinstance(event, Done):
                 return event.completion
     raise InputError("the stream ended without a result")
+
+
+@contextmanager
+def traced(model: Model, name: str, output: Path | None) -> Iterator[None]:
+    """Write what the engine decides meanwhile to a trace file, if one is asked for."""
+    if output is None:
+        yield
+        return
+    with recording(model.engine) as runs:
+        yield
+    own = fingerprint(model.engine.denoiser, model.spec)
+    save(output, Trace(model=name, fingerprint=own, runs=tuple(runs)))
 
 
 def print_cost(completion: Completion, *, is_verbose: bool) -> None:

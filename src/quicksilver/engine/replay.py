@@ -5,6 +5,7 @@ another machine. Tokens must agree exactly. Confidences may differ by a toleranc
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ import torch
 
 from quicksilver.decoding.events import FinishReason, Result, TraceEntry
 from quicksilver.decoding.params import StopRule
+from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.engine import Engine, Ticket
 from quicksilver.engine.request import Request
 from quicksilver.engine.trace_file import Trace, TracedRun, load, save, traced_run
@@ -60,14 +62,14 @@ class Report:
     """Greatest among the frames that agree."""
 
 
-def fingerprint(denoiser: Denoiser) -> str:
-    """Tells weights apart: a hash over architecture, number formats and up to 65,536 numbers of every tensor.
+def fingerprint(denoiser: Denoiser, spec: DiffusionSpec) -> str:
+    """Tells models apart: a hash over spec, architecture, number formats and up to 65,536 numbers of every tensor.
 
     Cheap for large models; a change of few single numbers may go unseen. Weights that a quantized layer has packed
     count by the layer's kind only.
     """
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr(denoiser.config).encode())
+    digest.update(f"{json.dumps(spec.to_dict(), sort_keys=True)}{denoiser.config}".encode())
     for name, module in denoiser.named_modules():
         digest.update(f"{name}:{type(module).__name__};".encode())
     for name, tensor in denoiser.state_dict().items():
@@ -111,7 +113,7 @@ def record(engine: Engine, requests: Iterable[Request], *, model: str) -> Trace:
     requests = list(requests)
     results = engine.run(requests)
     runs = tuple(traced_run(request, result) for request, result in zip(requests, results, strict=True))
-    return Trace(model=model, fingerprint=fingerprint(engine.denoiser), runs=runs)
+    return Trace(model=model, fingerprint=fingerprint(engine.denoiser, engine.spec), runs=runs)
 
 
 def replay(
@@ -122,22 +124,22 @@ def replay(
     A request that its deadline cut is repeated with ``max_nfe`` at the forward of the cut.
 
     Args:
-        engine: with the weights of the trace, in the same number format.
+        engine: with the model of the trace, in the same number format.
         trace: what was recorded.
         build_stop: makes the stop rules of requests that have stop strings.
         tolerance: most by which a confidence may differ.
 
     Raises:
         ConfigError: a request has stop strings and there is no ``build_stop``; or it does not fit the engine.
-        InputError: the weights are others.
+        InputError: the model is another.
     """
     if not tolerance >= 0:
         raise ConfigError(f"tolerance must not be negative, got {tolerance}")
-    own = fingerprint(engine.denoiser)
+    own = fingerprint(engine.denoiser, engine.spec)
     if own != trace.fingerprint:
         raise InputError(
-            f"the trace is of weights {trace.fingerprint} ({trace.model}), these are {own}: give that model, in the "
-            f"same number format"
+            f"the trace is of model {trace.fingerprint} ({trace.model}), this one is {own}: give the same weights, in "
+            f"the same number format and with the same config.json"
         )
     num_frames, confidence_error = 0, 0.0
     for number, run in enumerate(trace.runs, 1):

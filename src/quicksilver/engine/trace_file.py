@@ -61,7 +61,7 @@ class Trace:
     model: str
     """A name or folder, for people and for finding the model again."""
     fingerprint: str
-    """Of its weights, see ``replay.fingerprint``."""
+    """Of its weights and spec, see ``replay.fingerprint``."""
     runs: tuple[TracedRun, ...]
 
 

@@ -13,7 +13,7 @@ from quicksilver.decoding import POLICY_NAMES
 from quicksilver.errors import TrainingError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "help"
-COMMANDS = ["infill", "generate", "demo", "tune", "train", "export"]
+COMMANDS = ["infill", "generate", "demo", "replay", "tune", "train", "export"]
 
 
 def words(text: str) -> str:

@@ -270,29 +270,34 @@ def test_the_first_request_that_differs_ends_the_replay():
     assert str(report.difference) == "request 2: the trace has nfe 13, the replay nfe 12"
 
 
-def test_other_weights_are_refused():
+def test_another_model_is_refused():
     other = Engine(denoiser_of(1), SPECS["blocks"], EngineConfig(num_pages=40, page_size=8))
-    with pytest.raises(InputError, match=rf"{one_trace().fingerprint} \(m\), these are {fingerprint(denoiser_of(1))}"):
+    with pytest.raises(InputError, match=rf"{one_trace().fingerprint} \(m\), this one is {print_of(other.denoiser)}"):
         replay(other, one_trace())
     with pytest.raises(ConfigError, match="tolerance"):
         replay(engine_of(), one_trace(), tolerance=-1.0)
 
 
-def test_the_fingerprint_sees_weights_formats_and_kinds_of_layers(monkeypatch):
-    prints = {fingerprint(random_denoiser(seed=seed, dtype=dtype)) for seed in (0, 1) for dtype in _DTYPES}
-    assert len(prints) == 2 * len(_DTYPES)
-    assert fingerprint(random_denoiser()) == fingerprint(random_denoiser())
+def print_of(denoiser: Denoiser | None = None, spec=SPECS["blocks"]) -> str:
+    return fingerprint(random_denoiser() if denoiser is None else denoiser, spec)
+
+
+def test_the_fingerprint_sees_weights_formats_and_spec(monkeypatch):
+    formats = (torch.float64, torch.float32, torch.bfloat16)
+    prints = {print_of(random_denoiser(seed=seed, dtype=dtype)) for seed in (0, 1) for dtype in formats}
+    assert len(prints) == 6
+    assert print_of() == print_of()
     changed = random_denoiser()
     changed.model.norm.weight[3] += 1e-9
-    assert fingerprint(changed) != fingerprint(random_denoiser())
+    assert print_of(changed) != print_of()
+    spec = SPECS["blocks"]
+    tuned = replace(spec, decoding=replace(spec.decoding, threshold=0.123))
+    assert print_of(spec=tuned) != print_of()
     # Of large tensors a part is read, from all over the tensor.
     monkeypatch.setattr(replaying, "_SAMPLED", 50)
     moved = random_denoiser()
     moved.model.embed_tokens.weight.mul_(1.01)
-    assert fingerprint(moved) != fingerprint(random_denoiser())
-
-
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16)
+    assert print_of(moved) != print_of()
 
 
 def lines_of(tmp_path) -> list[dict]:
