@@ -44,6 +44,42 @@ def plot_policies(report: Path, out: Path) -> None:
     plt.close(figure)
 
 
+def plot_engine(report: Path, out: Path) -> None:
+    """Throughput and latency over concurrent requests, milliseconds over rows, on logarithmic axes.
+
+    What was not measured stays empty.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    values = json.loads(report.read_text(encoding="utf-8"))
+    figure, (speed, latency, costs) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    for number, (name, levels) in enumerate(values.get("load", {}).items()):
+        x = [each["level"] for each in levels]
+        speed.plot(x, [each["tokens_per_s"] for each in levels], marker="o", markersize=4, label=name)
+        for quantile, style in (("p50", "-"), ("p99", ":")):
+            y = [each[f"{quantile}_ms"] for each in levels]
+            latency.plot(x, y, style, color=f"C{number}", marker="o", markersize=3, label=f"{name}, {quantile}")
+    if "costs" in values:
+        costs.plot(values["costs"]["num_rows"], values["costs"]["ms"], marker="o", markersize=4)
+        costs.axvline(values["costs"]["row_budget"], color="grey", linewidth=1, linestyle="--")
+    panels = ((speed, "tokens/s"), (latency, "latency, ms"), (costs, "ms per forward"))
+    for axes, label in panels:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_ylabel(label)
+        axes.set_xlabel("rows" if axes is costs else "concurrent requests")
+        axes.grid(alpha=0.3)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
+    figure.suptitle(f"{values['model']}, {values['dtype']}, {values['device']}", fontsize=9)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    plt.close(figure)
+
+
 @app.command(help=verbatim(__doc__), no_args_is_help=True)
 def main(
     report: Annotated[Path, typer.Argument(help="JSON report of policies.py.")],
