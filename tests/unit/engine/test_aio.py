@@ -100,8 +100,47 @@ def test_every_consumer_gets_its_own_events_in_order():
             found = await asyncio.gather(*(events_of(serving, request) for request in requests))
             assert serving.num_requests == 0
         for request, events in zip(requests, found, strict=True):
-            expected = reference_events(engine._runner._denoiser, SPEC, request)
+            expected = reference_events(engine.denoiser, SPEC, request)
             assert without_rounding(events) == without_rounding(expected)
+
+    within_seconds(test)
+
+
+def test_whoever_leaves_when_it_likes_disturbs_nobody():
+    rng = random.Random(4)
+    engine = engine_of(max_running=5, num_pages=9)
+    requests = [random_request(rng, SPEC) for _ in range(16)]
+
+    async def leave_after(serving: AsyncEngine, request: Request, count: int) -> list:
+        found = []
+        async with aclosing(serving.stream(request)) as events:
+            async for event in events:
+                found.append(event)
+                if len(found) == count:
+                    break
+        return found
+
+    async def test():
+        async with AsyncEngine(engine) as serving:
+            counts = [rng.choice((0, 1, 4, 10**6)) for _ in requests]
+            tasks = [
+                asyncio.create_task(leave_after(serving, request, count))
+                for request, count in zip(requests, counts, strict=True)
+            ]
+            for task, count in zip(tasks, counts, strict=True):
+                if count == 0:  # cancelled at whatever moment the thread is in
+                    await asyncio.sleep(0.003)
+                    task.cancel()
+            found = await asyncio.gather(*tasks, return_exceptions=True)
+            last = await serving.submit(request_of(max_tokens=1))
+            await last.result()
+            assert serving.num_requests == engine.num_requests == 0
+            engine.check_integrity()
+        for request, count, events in zip(requests, counts, found, strict=True):
+            if count == 0 and isinstance(events, asyncio.CancelledError):
+                continue
+            expected = without_rounding(reference_events(engine.denoiser, SPEC, request))
+            assert without_rounding(events) == expected[: count or None]
 
     within_seconds(test)
 
@@ -143,7 +182,7 @@ def test_a_cancelled_consumer_frees_its_pages_within_one_step():
             engine.check_integrity()
             steps.free()
             assert without_rounding(await other) == without_rounding(
-                reference_events(engine._runner._denoiser, SPEC, request_of(seed=2))
+                reference_events(engine.denoiser, SPEC, request_of(seed=2))
             )
 
     within_seconds(test)
@@ -210,7 +249,7 @@ def test_an_error_reaches_its_own_consumer_only():
                 *(events_of(serving, request) for request in (good, bad, good)), return_exceptions=True
             )
         assert isinstance(results[1], ZeroDivisionError)
-        expected = without_rounding(reference_events(engine._runner._denoiser, SPEC, good))
+        expected = without_rounding(reference_events(engine.denoiser, SPEC, good))
         assert without_rounding(results[0]) == without_rounding(results[2]) == expected
 
     within_seconds(test)
