@@ -64,7 +64,13 @@ def test_every_request_gets_the_events_of_the_reference(name, seed, num_requests
     spec, rng = SPECS[name], random.Random(seed)
     denoiser = denoiser_of(seed % 3)
     requests = [random_request(rng, spec) for _ in range(num_requests)]
-    config = EngineConfig(num_pages=num_pages, page_size=8, row_budget=row_budget, max_running=max_running)
+    config = EngineConfig(
+        num_pages=num_pages,
+        page_size=8,
+        row_budget=row_budget,
+        max_running=max_running,
+        is_strict=rng.random() < 0.3,
+    )
     engine = Engine(denoiser, spec, config)
     for request, ticket in zip(requests, run_all(engine, requests, rng, abort_rate=0.03), strict=True):
         expected = without_rounding(reference_events(denoiser, spec, request))

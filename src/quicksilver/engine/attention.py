@@ -11,7 +11,7 @@ width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -61,10 +61,17 @@ class RequestRows:
 class PagedAttention:
     """``models.attention.Attention`` for one forward; each layer calls it once, in order."""
 
-    def __init__(self, memory: PageMemory, requests: Sequence[RequestRows]) -> None:
+    def __init__(self, memory: PageMemory, requests: Sequence[RequestRows], *, is_strict: bool = False) -> None:
+        """Prepare what all layers share.
+
+        Args:
+            memory: keys and values of all slots.
+            requests: their rows, in order; packed rows behind the last of them belong to nobody and get zeros.
+            is_strict: whether a context row's result must not depend, to the last bit, on which rows share its forward.
+        """
         device = memory.keys[0].device
         self._memory, self._layer = memory, 0
-        self._plans = [_Plan.of(each, device) for each in requests]
+        self._plans = [_Plan.of(each, device, is_strict=is_strict) for each in requests]
         kept = [each for each in requests if each.slots is not None]
         self._kept_rows = _joined([torch.arange(each.rows.start, each.rows.stop) for each in kept], device)
         self._kept_slots = _joined([each.slots[each.num_cached :] for each in kept if each.slots is not None], device)
@@ -76,7 +83,10 @@ class PagedAttention:
         self._layer += 1
         keys.index_copy_(0, self._kept_slots, key[0].transpose(0, 1)[self._kept_rows])
         values.index_copy_(0, self._kept_slots, value[0].transpose(0, 1)[self._kept_rows])
-        out = [plan.attend(query, key, value, keys, values) for plan in self._plans]
+        out = [part for plan in self._plans for part in plan.attend(query, key, value, keys, values)]
+        num_idle = query.shape[2] - sum(part.shape[2] for part in out)
+        if num_idle:
+            out.append(query.new_zeros(1, query.shape[1], num_idle, query.shape[3]))
         return torch.cat(out, dim=2) if len(out) > 1 else out[0]
 
 
@@ -84,45 +94,109 @@ class PagedAttention:
 class _Plan:
     """What every layer needs of one request, prepared once per forward."""
 
-    rows: slice
-    slots: Int[Tensor, " n"] | slice | None
-    """A slice where the slots are consecutive: then the keys are read in place."""
-    mask: Bool[Tensor, "rows n"] | None
-    """None: all rows see all positions."""
+    window: slice
+    """Its window rows, behind its context rows."""
+    slots: Int[Tensor, " n"] | slice | None = None
+    """Of all its positions. A slice where they are consecutive: then the keys are read in place."""
+    groups: tuple["_Group", ...] = ()
+    """Its context rows."""
 
     @classmethod
-    def of(cls, request: RequestRows, device: torch.device) -> "_Plan":
+    def of(cls, request: RequestRows, device: torch.device, *, is_strict: bool) -> "_Plan":
+        start, stop = request.rows.start, request.rows.stop
+        window = slice(start + request.num_context, stop)
         if request.slots is None:
-            return cls(request.rows, None, None)
+            return cls(window)
         slots: Tensor | slice = request.slots
         first, count = int(request.slots[0]), len(request.slots)
         if torch.equal(request.slots, torch.arange(first, first + count)):
             slots = slice(first, first + count)
         else:
             slots = request.slots.to(device)
-        mask = None if request.num_context == 0 else _mask(request).to(device)
-        return cls(request.rows, slots, mask)
+        groups = _strict_groups(request) if is_strict else _one_group(request)
+        return cls(window, slots, tuple(group.to(device) for group in groups))
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        query = query[:, :, self.rows]
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
+        """The rows' results, context before window.
+
+        Each part by a call of its own, so that a window's arithmetic is the same whether or not a commit shares its
+        forward; and a window needs no mask.
+        """
         if self.slots is None:
-            key, value = key[:, :, self.rows], value[:, :, self.rows]
+            key, value = key[:, :, self.window], value[:, :, self.window]
         else:
             key, value = (each[self.slots].transpose(0, 1)[None] for each in (keys, values))
         is_grouped = query.shape[1] != key.shape[1]
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, enable_gqa=is_grouped)
+        out = [group.attend(query, key, value, is_grouped=is_grouped) for group in self.groups]
+        if self.window.stop > self.window.start:
+            rows = query[:, :, self.window], key, value
+            out.append(F.scaled_dot_product_attention(*rows, enable_gqa=is_grouped))
+        return out
 
 
-def _mask(request: RequestRows) -> Bool[Tensor, "rows n"]:
-    """Context rows see the final positions of their own and earlier blocks, window rows everything."""
-    count = request.rows.stop - request.rows.start
-    length = request.num_cached + count
-    end = request.num_cached + request.num_context
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Context rows that one call of the kernel serves."""
+
+    rows: slice
+    """Among the T packed tokens."""
+    mask: Bool[Tensor, "rows seen"]
+    """The final positions that each of them sees. Under strict arithmetic with more rows than there are, and columns
+    for keys that are not there."""
+    num_keys: int
+    """Keys that are there."""
+    before: int = 0
+    """Rows of the mask before those that are there."""
+
+    def to(self, device: torch.device) -> "_Group":
+        return replace(self, mask=self.mask.to(device))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *, is_grouped: bool) -> Tensor:
+        count, (num_rows, width) = self.rows.stop - self.rows.start, self.mask.shape
+        query = F.pad(query[:, :, self.rows], (0, 0, self.before, num_rows - count - self.before))
+        pad = (0, 0, 0, width - self.num_keys)
+        key, value = (F.pad(each[:, :, : self.num_keys], pad) for each in (key, value))
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, enable_gqa=is_grouped)
+        return out[:, :, self.before : self.before + count]
+
+
+def _one_group(request: RequestRows) -> list[_Group]:
+    """Context rows see the final positions of their own and earlier blocks."""
+    if not request.num_context:
+        return []
+    start, end = request.rows.start, request.num_cached + request.num_context
     blocks = torch.arange(end) if request.context_blocks is None else request.context_blocks[:end]
-    mask = torch.ones(count, length, dtype=torch.bool)
-    mask[: request.num_context, :end] = blocks[None, :] <= blocks[request.num_cached :, None]
-    mask[: request.num_context, end:] = False
-    return mask
+    mask = blocks[None, :] <= blocks[request.num_cached :, None]
+    return [_Group(slice(start, start + request.num_context), mask, end)]
+
+
+STRICT_ROWS = 32
+"""Rows and keys of a strict group come in multiples of this: kernels treat the rest of a division by their tile in
+another way, and the order of sums with it."""
+
+
+def _strict_groups(request: RequestRows) -> list[_Group]:
+    """The same by groups of ``STRICT_ROWS`` positions, each padded to full size.
+
+    A row's group, its place there and the number of keys follow from its position alone, as long as no block is longer
+    than a group.
+    """
+    num_ahead = STRICT_ROWS if request.context_blocks is None else 2 * STRICT_ROWS
+    groups: list[_Group] = []
+    for whole in _one_group(request):
+        first, last = request.num_cached, request.num_cached + request.num_context
+        for start in range(first // STRICT_ROWS * STRICT_ROWS, last, STRICT_ROWS):
+            low, high = max(start, first), min(start + STRICT_ROWS, last)
+            seen = whole.mask[low - first : high - first]
+            width = max(start + num_ahead, int(seen.any(dim=0).nonzero().max()) + 1)
+            num_keys = min(whole.num_keys, width)
+            mask = torch.zeros(STRICT_ROWS, width, dtype=torch.bool)
+            # Rows that are not there see one key: a softmax over none is not a number.
+            mask[:, 0] = True
+            mask[low - start : high - start, :num_keys] = seen[:, :num_keys]
+            rows = slice(whole.rows.start + low - first, whole.rows.start + high - first)
+            groups.append(_Group(rows, mask, num_keys, before=low - start))
+    return groups
 
 
 def _joined(parts: list[Tensor], device: torch.device) -> Int[Tensor, " rows"]:

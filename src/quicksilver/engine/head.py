@@ -8,6 +8,7 @@ on its own hidden state and parameters only; ``decoding.selection`` chooses, as 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -61,12 +62,19 @@ class HeadParams:
 
 
 def choose(
-    denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams
+    denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, least_rows: int = 1
 ) -> tuple[Candidates, Float[Tensor, "N k"] | None]:
-    """One candidate per hidden row, and the probabilities of the tokens watched."""
+    """One candidate per hidden row, and the probabilities of the tokens watched.
+
+    Args:
+        denoiser: whose head is used.
+        hidden: the rows.
+        params: how each is decided.
+        least_rows: rows of a product; fewer are filled up.
+    """
     tile = max(1, TILE_ELEMENTS // denoiser.config.vocab_size)
     starts = range(0, hidden.shape[0], tile)
-    found = [_choose_tile(denoiser, hidden[at : at + tile], params, at) for at in starts]
+    found = [_choose_tile(denoiser, hidden[at : at + tile], params, at, least_rows) for at in starts]
     if len(found) == 1:
         return found[0]
     watched = [seen for _, seen in found if seen is not None]
@@ -74,9 +82,10 @@ def choose(
 
 
 def _choose_tile(
-    denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int
+    denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, least_rows: int
 ) -> tuple[Candidates, Tensor | None]:
-    logits = denoiser.logits(hidden)
+    missing = max(least_rows - hidden.shape[0], 0)
+    logits = denoiser.logits(F.pad(hidden, (0, 0, 0, missing)) if missing else hidden)[: hidden.shape[0]]
     stop = start + hidden.shape[0]
     given = params.rows(start, stop)
     candidates = select(logits, **given)  # pyright: ignore[reportArgumentType]
