@@ -86,12 +86,13 @@ def command(
     trials = _sweep(tuner, tasks, settings, repeats)
     rows = tuning.mark_chosen(tuning.sum_up(settings, tasks, trials), tolerance)
     report = tuning.report(loaded, task, tasks, rows, tolerance=tolerance, seed=seed)
-    if out is not None:
-        copy_folder(find_model(model), out, tuning.chosen(rows).setting.apply(loaded.spec))
-        tuning.write(out, report, rows)
+    write_text(json.dumps(report, indent=2) + "\n" if as_json else tuning.table(rows) + "\n", None)
     if plot is not None:
         tuning.plot(rows, plot, f"{loaded.name}, {len(tasks)} tasks of {task.name}")
-    write_text(json.dumps(report, indent=2) + "\n" if as_json else tuning.table(rows) + "\n", None)
+    best = tuning.chosen(rows)
+    if out is not None:
+        copy_folder(find_model(model), out, best.setting.apply(loaded.spec))
+        tuning.write(out, report, rows)
 
 
 def _sweep(tuner: "Tuner", tasks: "list[Task]", settings: "list[Setting]", repeats: int) -> "list[list[Trial]]":

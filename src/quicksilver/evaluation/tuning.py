@@ -313,9 +313,12 @@ def mark_front(rows: Sequence[Row]) -> list[Row]:
 
 
 def mark_chosen(rows: Sequence[Row], tolerance: float) -> list[Row]:
-    """Mark the fastest row whose quality is within ``tolerance`` of the best."""
+    """Mark the fastest row whose quality is within ``tolerance`` of the best; none if nothing was any good."""
     check_tolerance(tolerance)
-    least = max(row.quality.value for row in rows) - tolerance
+    highest = max(row.quality.value for row in rows)
+    if highest == 0:
+        return list(rows)
+    least = highest - tolerance
     # Sums of floats: what is equal to the limit in decimals must count.
     good = [row for row in rows if row.quality.value >= least - 1e-9]
     best = max(good, key=lambda row: (row.tokens_per_s, row.tpf, row.quality.value))
@@ -329,8 +332,18 @@ def check_tolerance(tolerance: float) -> None:
 
 
 def chosen(rows: Sequence[Row]) -> Row:
-    """The row that ``mark_chosen`` marked."""
-    return next(row for row in rows if row.is_chosen)
+    """The row that ``mark_chosen`` marked.
+
+    Raises:
+        InputError: there is none, since no setting gave any answer: then speed alone would choose.
+    """
+    for row in rows:
+        if row.is_chosen:
+            return row
+    raise InputError(
+        "no setting gave the answer to any task, so there is no quality to choose by; without answers, settings are "
+        "compared with the slowest one"
+    )
 
 
 def to_dict(row: Row) -> dict[str, object]:
@@ -353,7 +366,7 @@ def report(
         "tolerance": tolerance,
         "batch": 1,
         "environment": environment(),
-        "chosen": asdict(chosen(rows).setting),
+        "chosen": next((asdict(row.setting) for row in rows if row.is_chosen), None),
         "settings": [to_dict(row) for row in rows],
     }
 

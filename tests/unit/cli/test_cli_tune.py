@@ -81,3 +81,15 @@ def test_an_autoregressive_model_has_nothing_to_tune(quicksilver, ar_folder, tas
     outcome = quicksilver("tune", "--task", tasks, "--model", ar_folder)
     assert (outcome.status, outcome.out) == (2, "")
     assert "objective ar" in outcome.err
+
+
+def test_where_nothing_is_right_the_table_is_shown_and_nothing_chosen(quicksilver, folder, tmp_path):
+    (tmp_path / "hard.jsonl").write_text(json.dumps(HOLE) + "\n")
+    out = tmp_path / "tuned"
+    task = ("--task", str(tmp_path / "hard.jsonl"), "--model", folder, "--policy", "entropy_bound")
+    outcome = quicksilver("tune", *task, "--out", str(out), "--json")
+    assert outcome.status == 2
+    assert outcome.json["chosen"] is None
+    assert len(outcome.json["settings"]) == 2
+    assert "no setting gave the answer" in outcome.err
+    assert not out.exists()

@@ -161,6 +161,12 @@ def test_the_fastest_within_the_tolerance_is_chosen(tolerance, speed):
     assert sum(each.is_chosen for each in rows) == 1
 
 
+def test_speed_alone_chooses_nothing():
+    rows = mark_chosen([row(0.0, 1), row(0.0, 3)], 1.0)
+    with pytest.raises(InputError, match="no setting gave the answer"):
+        chosen(rows)
+
+
 @pytest.mark.parametrize("tolerance", [-0.1, 1.1, math.nan])
 def test_a_tolerance_is_a_fraction(tolerance):
     with pytest.raises(ConfigError, match="tolerance"):
