@@ -132,7 +132,8 @@ class Runner:
                         row = window
                     index.append(row)
             start += turn.num_rows
-        found = hidden if index == list(range(start)) else hidden[torch.tensor(index, device=hidden.device)]
+        is_all = index == list(range(hidden.shape[0]))
+        found = hidden if is_all else hidden[torch.tensor(index, device=hidden.device)]
         if stored:
             found = found.clone()
             for at, row in stored.items():
