@@ -21,7 +21,9 @@ from tests.tiny import random_denoiser
 
 SPECS = {
     "blocks": fake_spec(),
-    "causal context": replace(fake_spec(), has_causal_context=True),
+    "causal context": replace(
+        fake_spec(), has_causal_context=True, decoding=replace(fake_spec().decoding, length_margin=0.4)
+    ),
     "shifted": replace(fake_spec(), prediction_shift=1),
     "shifted, causal context": replace(fake_spec(), prediction_shift=1, has_causal_context=True),
     "uniform": fake_spec(Objective.UNIFORM),

@@ -141,6 +141,7 @@ def initial_length(run: Run, number: int, hole: Hole) -> HoleLength:
         cap=cap,
         changes_left=CHANGES_PER_TOKEN * cap,
         level=sampled_level(run.params.seed, number) if run.temperature > 0 else MEDIAN,
+        margin=defaults.length_margin,
     )
 
 

@@ -5,7 +5,8 @@ hole has at most i tokens"; the expand positions are its last ones too, so "posi
 least. Over a hole of masks these probabilities are the length's distribution function. All trailing masks more likely
 deleted than not go at once, and all more likely expanded than not double, which leads to the median. Differs from
 DreamOn (Wu et al., arXiv:2602.01326), where delete competes with tokens for the most confident commit: being sure of an
-end is easier than being sure of a token, so holes came out too short.
+end is easier than being sure of a token, so holes came out too short. Later looks may be asked to be surer than the
+first, or a length near its median swings.
 """
 
 from collections.abc import Iterable
@@ -32,6 +33,11 @@ class HoleLength:
     level: float = MEDIAN
     """Quantile of the length that is taken: one half, or one draw per request and hole when sampling, by which the
     length is a sample of its distribution."""
+    margin: float = 0.0
+    """Part of the remaining doubt, in [0, 1], by which later looks must be surer than the first to change the length
+    again: 0 treats all looks alike, 1 keeps the length of the first."""
+    has_been_seen: bool = False
+    """Whether there was a look already."""
 
     @property
     def may_expand(self) -> bool:
@@ -40,6 +46,20 @@ class HoleLength:
     @property
     def may_delete(self) -> bool:
         return self.changes_left > 0
+
+    @property
+    def delete_from(self) -> float:
+        """Probability above which a mask at the end goes."""
+        return self.level + self._more * (1 - self.level)
+
+    @property
+    def expand_from(self) -> float:
+        """Probability above which a mask doubles."""
+        return 1 - self.level + self._more * self.level
+
+    @property
+    def _more(self) -> float:
+        return self.margin if self.has_been_seen else 0.0
 
     def change(self, by: int) -> None:
         self.length += by
@@ -69,15 +89,16 @@ def length_changes(
     for number, entry in enumerate(lengths):
         positions = (canvas.hole == number).nonzero()[:, 0].tolist()
         for position in reversed(positions):
-            if not (canvas.is_masked[position] and delete[position] > entry.level and entry.may_delete):
+            if not (canvas.is_masked[position] and delete[position] > entry.delete_from and entry.may_delete):
                 break
             change[position] = -1
             entry.change(-1)
         for position in reversed(positions):
-            is_due = canvas.is_masked[position] and expand[position] > 1 - entry.level and change[position] == 0
+            is_due = canvas.is_masked[position] and expand[position] > entry.expand_from and change[position] == 0
             if is_due and entry.may_expand:
                 change[position] = 1
                 entry.change(1)
+        entry.has_been_seen = True
     return change
 
 

@@ -86,6 +86,13 @@ class DecodingDefaults:
     hole_length: int = 8
     """Masks a hole of unknown length starts with, before expand and delete."""
     max_hole_length: int = 64
+    length_margin: float = 0.0
+    """How much surer than the first look later ones must be to change a hole's length, in [0, 1]; see
+    ``decoding.lengths``."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.length_margin <= 1.0:
+            raise ConfigError(f"length_margin must lie in [0, 1], got {self.length_margin}")
 
 
 def _read_nested(name: str, kind: type, values: object) -> object:

@@ -42,6 +42,8 @@ class FillingSequence(WindowSequence):
         check_infill(spec, task.template, request.params)
         super().__init__(job_id, request, spec)
         self._lengths = tuple(initial_length(self.run, number, hole) for number, hole in enumerate(task.holes))
+        self._settled = self._lengths
+        """As they are after the coming step, if it is one that writes."""
         self._set_canvas(initial_canvas(spec, task.template, self._lengths))
         self.num_prompt = self.state.count(State.PROMPT)
         self.block = BlockProgress(max_steps=self.run.policy.max_steps(sum(entry.cap for entry in self._lengths)))
@@ -122,6 +124,7 @@ class FillingSequence(WindowSequence):
         lengths = tuple(replace(entry) for entry in self._lengths)
         change = length_changes(self.canvas, expand, delete, lengths)
         if not bool(change.any()):
+            self._settled = lengths
             return None
         return LengthChange(change=change, probability=torch.where(change > 0, expand, delete), lengths=lengths)
 
@@ -143,6 +146,7 @@ class FillingSequence(WindowSequence):
             case Review():
                 events = self._keep_draft(outcome)
             case WindowStep():
+                self._lengths = self._settled
                 events, _ = self._take(outcome, is_forced or self.is_reviewing)
                 self.run.is_cut = self.run.is_cut or (self.is_reviewing and self._is_weak)
             case _:
@@ -160,7 +164,7 @@ class FillingSequence(WindowSequence):
         self.ledger.record_resize(self.places, (change != 0).tolist(), token_ids, outcome.probability.tolist())
         events = resizes(self.canvas, change)
         self._set_canvas(self.canvas.take(torch.arange(len(self.canvas)).repeat_interleave(1 + change)))
-        self._lengths = outcome.lengths
+        self._lengths = self._settled = outcome.lengths
         return events
 
     def _keep_draft(self, outcome: Review) -> list[Event]:
