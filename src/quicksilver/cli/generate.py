@@ -12,6 +12,7 @@ from quicksilver.errors import InputError
 
 EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
 quicksilver generate --file start.py --max-tokens 64 --watch
+quicksilver generate 'def area(r):' --stop 'def ' --deadline-ms 500
 git show HEAD:setup.py | quicksilver generate - --temperature 0.8 --seed 7 --json"""
 
 
@@ -25,6 +26,11 @@ def command(
     steps: options.Steps = None,
     block_length: options.BlockLength = None,
     temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    stop: options.Stop = None,
+    max_nfe: options.MaxNfe = None,
+    deadline_ms: options.DeadlineMs = None,
     seed: options.Seed = None,
     output: options.Output = None,
     trace: options.Trace = None,
@@ -51,6 +57,11 @@ def command(
                 steps=steps,
                 block_length=block_length,
                 temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                stop=tuple(stop or ()),
+                max_nfe=max_nfe,
+                deadline_ms=deadline_ms,
                 seed=seed,
             ),
         )

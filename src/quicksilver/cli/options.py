@@ -29,6 +29,19 @@ Temperature = Annotated[
     float | None, typer.Option(metavar="T", help="0 takes the most probable tokens. [default: the model's]")
 ]
 Seed = Annotated[int | None, typer.Option(metavar="N", help="Repeat exactly what this seed gave. [default: a new one]")]
+TopK = Annotated[int | None, typer.Option(metavar="K", help="Sample among the K likeliest tokens.")]
+TopP = Annotated[
+    float | None, typer.Option(metavar="P", help="Sample among the likeliest tokens that have probability P together.")
+]
+MaxNfe = Annotated[
+    int | None, typer.Option("--max-nfe", metavar="N", help="Commit what is open at this forward and end.")
+]
+DeadlineMs = Annotated[
+    float | None, typer.Option(metavar="MS", help="End after so many milliseconds with the best answer so far.")
+]
+Stop = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON: text per hole, NFE, TPF, tokens/s, confidence per token.")
 ]

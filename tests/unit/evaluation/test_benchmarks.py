@@ -24,7 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokens").mkdir()
     tokens = tiny_tokenizer().encode(SOURCE)
     documents = [(f"{name}/a.py", len(SOURCE), tokens) for name in ("networkx", "click")]
-    write_token_file(folder / "tokens", "public_test", documents)
+    for split in ("public_test", "validation"):
+        write_token_file(folder / "tokens", split, documents)
     tiny_tokenizer().save(folder / "tokens" / TOKENIZER_FILE)
     return folder
 
@@ -49,6 +50,16 @@ def test_quality_of_lines(monkeypatch: pytest.MonkeyPatch, folder: Path):
     assert len(report["model_sha256"]) == 64
     assert len(out.with_suffix(".items.jsonl").read_text().splitlines()) == 4
     assert out.with_suffix(".md").is_file()
+
+
+def test_length_margins(monkeypatch: pytest.MonkeyPatch, folder: Path):
+    out = folder / "lengths.json"
+    arguments = ("--model", folder / "model", "--tokens", folder / "tokens", "--items", 3)
+    code, text = run(monkeypatch, "lengths", *arguments, "--margin", 0.0, "--margin", 1.0, "--out", out)
+    assert code == 0
+    assert "length_margin" in text
+    margins = json.loads(out.read_text())["margins"]
+    assert {name: summary["num_items"] for name, summary in margins.items()} == {"0.0": 3, "1.0": 3}
 
 
 def test_bits_per_byte(monkeypatch: pytest.MonkeyPatch, folder: Path):
