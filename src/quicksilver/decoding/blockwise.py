@@ -16,6 +16,7 @@ from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import commits
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept_tokens
+from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, Run
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
@@ -37,6 +38,8 @@ def generate(
     """
     if spec.objective is Objective.AUTOREGRESSIVE:
         raise ConfigError("an autoregressive checkpoint has no blocks to denoise; use generate_autoregressive")
+    if isinstance(params.policy, SelfSpeculative):
+        raise ConfigError("policy self_speculative is a mode of the engine, which the reference lacks")
     if Layout.BLOCK_CAUSAL not in spec.layouts:
         raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
     return _generate(Run(logits_fn, spec, params), prompt_ids)

@@ -18,6 +18,7 @@ from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places, commits
 from quicksilver.decoding.lengths import MEDIAN, HoleLength, length_changes, sampled_level, withheld_tokens
 from quicksilver.decoding.params import SamplingParams, special_ids
+from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, Run
 from quicksilver.decoding.selection import token_probability
@@ -110,18 +111,25 @@ def check_infill(spec: DiffusionSpec, template: Sequence[Segment], params: Sampl
         raise InputError("the template has no hole to fill")
     if Layout.IN_PLACE not in spec.layouts or spec.objective is Objective.AUTOREGRESSIVE:
         raise ConfigError("this checkpoint was not trained to fill holes in place; use infill_psm")
-    for name in ("max_tokens", "block_length"):
-        if getattr(params, name) is not None:
-            raise ConfigError(f"in-place infill has no {name}; every hole has its own length")
-    for name in ("stop_ids", "stop"):
-        if getattr(params, name) not in ((), None):
-            raise ConfigError(f"in-place infill has no {name}; a hole ends where the text after it begins")
+    _require_no_order(params)
     for hole in holes:
         special = sorted(set(hole.draft or ()) & special_ids(spec))
         if special:
             raise ConfigError(f"a hole's draft must not hold special tokens, got {special}")
     if any(hole.known_length is None for hole in holes):
         _require_length_training(spec)
+
+
+def _require_no_order(params: SamplingParams) -> None:
+    """Options that go along a text from left to right have no meaning in place."""
+    if isinstance(params.policy, SelfSpeculative):
+        raise ConfigError("policy self_speculative continues prompts; holes in place have no order to check")
+    for name in ("max_tokens", "block_length"):
+        if getattr(params, name) is not None:
+            raise ConfigError(f"in-place infill has no {name}; every hole has its own length")
+    for name in ("stop_ids", "stop"):
+        if getattr(params, name) not in ((), None):
+            raise ConfigError(f"in-place infill has no {name}; a hole ends where the text after it begins")
 
 
 def _require_length_training(spec: DiffusionSpec) -> None:

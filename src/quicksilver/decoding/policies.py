@@ -348,6 +348,29 @@ class ReMDM:
         return 1.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelfSpeculative:
+    """Lossless: the denoiser drafts a block, the next-token reading of the same weights checks it.
+
+    A mode of the engine, not a rule for windows: it has no step to decide (``engine.speculation``). The tokens are
+    those of the next-token reading alone, written several at a time.
+    """
+
+    revises: ClassVar[bool] = False
+    starts_from_noise: ClassVar[bool] = False
+    reads_entropy: ClassVar[bool] = False
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        raise ConfigError("policy self_speculative continues prompts in the engine; it has no step for windows")
+
+    def max_steps(self, num_masks: int) -> int:
+        return num_masks
+
+    def temperature_scale(self, step: int) -> float:
+        return 1.0
+
+
 def decide(window: Window, policies: Sequence[Policy]) -> Decision:
     """Decide for a batch in which row i follows ``policies[i]``; rows of one class are decided together.
 
@@ -386,6 +409,9 @@ _KINDS: dict[str, type[Policy]] = {
 _ORDERS = {"confidence_order": Order.CONFIDENCE, "margin_order": Order.MARGIN, "random_order": Order.RANDOM}
 
 POLICY_NAMES: tuple[str, ...] = tuple(_KINDS)
+"""Policies that decide windows."""
+SELF_SPECULATIVE = "self_speculative"
+"""The one that does not, see ``SelfSpeculative``."""
 
 
 def make_policy(
@@ -407,9 +433,9 @@ def make_policy(
     Raises:
         ConfigError: the name is unknown, or the policy has no such parameter, or its value is out of range.
     """
-    kind = _KINDS.get(name)
+    kind = SelfSpeculative if name == SELF_SPECULATIVE else _KINDS.get(name)
     if kind is None:
-        raise ConfigError(f"no policy {name!r}; known: {', '.join(POLICY_NAMES)}")
+        raise ConfigError(f"no policy {name!r}; known: {', '.join((*POLICY_NAMES, SELF_SPECULATIVE))}")
     options = {
         "threshold": threshold,
         "edit_threshold": edit_threshold,

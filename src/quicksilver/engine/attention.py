@@ -56,6 +56,8 @@ class RequestRows:
     num_context: int = 0
     context_blocks: Int[Tensor, " final"] | None = None
     """Block number of the positions that are final; None: each its own, that is causal."""
+    has_causal_window: bool = False
+    """Whether a window row sees only the window rows before it."""
 
 
 class PagedAttention:
@@ -100,6 +102,8 @@ class _Plan:
     """Of all its positions. A slice where they are consecutive: then the keys are read in place."""
     groups: tuple["_Group", ...] = ()
     """Its context rows."""
+    window_mask: Bool[Tensor, "W n"] | None = None
+    """None: window rows see everything."""
 
     @classmethod
     def of(cls, request: RequestRows, device: torch.device, *, is_strict: bool) -> "_Plan":
@@ -114,7 +118,8 @@ class _Plan:
         else:
             slots = request.slots.to(device)
         groups = _strict_groups(request) if is_strict else _one_group(request)
-        return cls(window, slots, tuple(group.to(device) for group in groups))
+        mask = _causal_window(window.stop - window.start, count).to(device) if request.has_causal_window else None
+        return cls(window, slots, tuple(group.to(device) for group in groups), mask)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
         """The rows' results, context before window.
@@ -130,8 +135,13 @@ class _Plan:
         out = [group.attend(query, key, value, is_grouped=is_grouped) for group in self.groups]
         if self.window.stop > self.window.start:
             rows = query[:, :, self.window], key, value
-            out.append(F.scaled_dot_product_attention(*rows, enable_gqa=is_grouped))
+            out.append(F.scaled_dot_product_attention(*rows, attn_mask=self.window_mask, enable_gqa=is_grouped))
         return out
+
+
+def _causal_window(width: int, count: int) -> Bool[Tensor, "W n"]:
+    """The last ``width`` of ``count`` positions see all before them and themselves."""
+    return torch.ones(width, count, dtype=torch.bool).tril(diagonal=count - width)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from quicksilver.decoding.events import Event, Result
+from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.engine.attention import PageMemory
 from quicksilver.engine.blocks import BlockSequence
@@ -22,6 +23,7 @@ from quicksilver.engine.runner import Runner, Turn
 from quicksilver.engine.scheduler import Scheduler, SchedulerConfig
 from quicksilver.engine.sequence import Failure, Outcome
 from quicksilver.engine.sequence import Sequence as RunningRequest
+from quicksilver.engine.speculation import SpeculativeSequence
 from quicksilver.errors import ConfigError, EngineError, InputError
 from quicksilver.models.denoiser import Denoiser
 
@@ -159,6 +161,8 @@ class Engine:
     def _sequence(self, request: Request) -> RunningRequest:
         if not isinstance(request.task, Continuation):
             return FillingSequence(self._next_id, request, request.task, self.spec)
+        if isinstance(request.params.policy, SelfSpeculative):
+            return SpeculativeSequence(self._next_id, request, request.task, self.spec)
         if self.spec.objective is Objective.AUTOREGRESSIVE:
             return CausalSequence(self._next_id, request, request.task, self.spec)
         self._load.num_running = min(len(self._tickets) + 1, self.config.max_running)

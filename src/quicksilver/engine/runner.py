@@ -17,7 +17,7 @@ from quicksilver.decoding.ledger import Marks
 from quicksilver.decoding.selection import Candidates
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
-from quicksilver.engine.causal import CausalSequence
+from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.filling import FillingSequence
 from quicksilver.engine.head import HeadParams, choose
 from quicksilver.engine.pages import PageTable
@@ -25,7 +25,7 @@ from quicksilver.engine.scheduler import Share
 from quicksilver.engine.sequence import (
     Failure,
     Look,
-    NextToken,
+    NextTokens,
     Outcome,
     Sequence,
     TokenRule,
@@ -67,7 +67,7 @@ class Runner:
         self._vocab_size = denoiser.config.vocab_size
         self._rules: dict[TokenRule, tuple[Tensor, Tensor]] = {}
         self._last_hidden: dict[int, Tensor] = {}
-        """Of checkpoints with a prediction shift: the last context row's hidden state, by request."""
+        """The last context row's hidden state, by request: it may predict what a later forward decides."""
 
     def forget(self, job_id: int) -> None:
         """Drop what is kept of a request."""
@@ -77,8 +77,7 @@ class Runner:
     def run(self, turns: Seq[Turn]) -> list[tuple[Turn, Outcome]]:
         """One forward: what it means for every turn that has a look. No sequence has changed yet."""
         hidden = self._forward(turns)
-        if self._spec.prediction_shift:
-            self._keep_last_rows(turns, hidden)
+        self._keep_last_rows(turns, hidden)
         deciding = [turn for turn in turns if turn.look is not None]
         if not deciding:
             return []
@@ -98,8 +97,8 @@ class Runner:
             end = share.num_cached + share.num_context
             if share.num_context:
                 ids.append(torch.tensor(sequence.context_ids[share.num_cached : end], dtype=torch.int64))
-            if share.has_window and isinstance(sequence, WindowSequence):
-                ids.append(sequence.canvas.token_ids)
+            if share.has_window:
+                ids.append(sequence.window_ids())
             positions.append(torch.arange(share.num_cached, share.num_cached + count))
             rows.append(
                 RequestRows(
@@ -107,6 +106,7 @@ class Runner:
                     slots=None if turn.table is None else self._memory.slots(turn.table, share.num_cached + count),
                     num_cached=share.num_cached,
                     num_context=share.num_context,
+                    has_causal_window=sequence.has_causal_window,
                     context_blocks=sequence.context_blocks(end) if share.num_context else None,
                 )
             )
@@ -125,12 +125,10 @@ class Runner:
         for turn in turns:
             window = start + turn.share.num_context
             if turn.look is not None:
-                for column in turn.look.open_columns:
-                    row = window + column - shift
-                    if column < shift and not turn.share.num_context:
+                for offset in turn.look.offsets or [column - shift for column in turn.look.open_columns]:
+                    if offset < 0 and not turn.share.num_context:
                         stored[len(index)] = self._before_window(turn.sequence.job_id, hidden)
-                        row = window
-                    index.append(row)
+                    index.append(window + max(offset, -turn.share.num_context))
             start += turn.num_rows
         is_all = index == list(range(hidden.shape[0]))
         found = hidden if is_all else hidden[torch.tensor(index, device=hidden.device)]
@@ -215,8 +213,8 @@ class Runner:
                 change = sequence.settle(turn.look, seen)
             if not bool(torch.isfinite(part.confidence).all()):
                 outcomes.append((turn, Failure(InputError("the denoiser gave NaN or infinite logits"))))
-            elif isinstance(sequence, CausalSequence):
-                outcomes.append((turn, NextToken(int(part.token_ids), float(part.confidence))))
+            elif isinstance(sequence, TokenSequence):
+                outcomes.append((turn, NextTokens(tuple(part.token_ids.tolist()), tuple(part.confidence.tolist()))))
             elif change is not None:
                 outcomes.append((turn, change))
             else:

@@ -39,6 +39,9 @@ class Look:
     open_columns: tuple[int, ...]
     rules: tuple[TokenRule, ...]
     """One for all open columns, or one each."""
+    offsets: tuple[int, ...] | None = None
+    """The row that predicts each open column, counted from the window's first; -1 is the last context row. None: the
+    column's own, or the one before it if the checkpoint has a prediction shift."""
     temperature: float
     seed: int
     step: int
@@ -68,11 +71,11 @@ class WindowStep:
 
 
 @dataclass(frozen=True, slots=True)
-class NextToken:
-    """What a forward means for a request without a window."""
+class NextTokens:
+    """What a forward means for a request that is written token by token: one token per open column."""
 
-    token_id: int
-    confidence: float
+    token_ids: tuple[int, ...]
+    confidence: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +105,7 @@ class Failure:
     error: Exception
 
 
-Outcome = NextToken | LengthChange | Review | WindowStep | Failure
+Outcome = NextTokens | LengthChange | Review | WindowStep | Failure
 
 
 class Sequence(ABC):
@@ -145,6 +148,15 @@ class Sequence(ABC):
     @property
     @abstractmethod
     def most_positions(self) -> int: ...
+
+    @property
+    def has_causal_window(self) -> bool:
+        """Whether a window row sees only those before it, as if they were final."""
+        return False
+
+    def window_ids(self) -> Tensor:
+        """What the coming forward reads in the window."""
+        return torch.zeros(0, dtype=torch.int64)
 
     def given_ids(self) -> list[int]:
         """Token ids that came with the request, beside the context."""
@@ -230,6 +242,9 @@ class WindowSequence(Sequence):
     def open_columns(self) -> list[int]:
         """Masks and drafts that a step may touch."""
         ...
+
+    def window_ids(self) -> Tensor:
+        return self.canvas.token_ids
 
     def _look(self, columns: list[int], rules: tuple[TokenRule, ...]) -> Look:
         # Fresh noise at the masks if the policy denoises uniform noise: the same for the same step, however often.

@@ -10,6 +10,7 @@ from quicksilver import __version__
 from quicksilver.cli import infill, main, running
 from quicksilver.cli.options import POLICY_HELP
 from quicksilver.decoding import POLICY_NAMES
+from quicksilver.decoding.policies import SELF_SPECULATIVE
 from quicksilver.errors import TrainingError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "help"
@@ -39,7 +40,7 @@ def test_every_command_has_a_recorded_help():
 
 def test_the_help_names_all_policies():
     names = POLICY_HELP.partition(":")[2].partition(".")[0]
-    assert re.findall(r"(?!or\b)\b\w+", names) == list(POLICY_NAMES)
+    assert re.findall(r"(?!or\b)\b\w+", names) == [*POLICY_NAMES, SELF_SPECULATIVE]
 
 
 def test_a_group_shows_its_examples(quicksilver):
