@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.engine import kernels
 from quicksilver.engine.pages import PagePool, PageTable
 from quicksilver.models.config import DenoiserConfig
 
@@ -30,7 +31,9 @@ class PageMemory:
 
     def __init__(self, config: DenoiserConfig, pool: PagePool, dtype: torch.dtype, device: torch.device) -> None:
         shape = (pool.num_pages * pool.page_size, config.num_kv_heads, config.head_width)
-        self._page_size = pool.page_size
+        self.page_size = pool.page_size
+        self.group = config.num_heads // config.num_kv_heads
+        """Query heads that share a key/value head."""
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
 
@@ -41,7 +44,7 @@ class PageMemory:
     def slots(self, table: PageTable, count: int) -> Int[Tensor, " n"]:
         """The slots of a table's first ``count`` positions, on the CPU."""
         pages = torch.tensor(table.pages, dtype=torch.int64)
-        return (pages[:, None] * self._page_size + torch.arange(self._page_size)).flatten()[:count]
+        return (pages[:, None] * self.page_size + torch.arange(self.page_size)).flatten()[:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,13 @@ class PagedAttention:
         """
         device = memory.keys[0].device
         self._memory, self._layer = memory, 0
-        self._plans = [_Plan.of(each, device, is_strict=is_strict) for each in requests]
+        self._packed = None
+        if kernels.are_used(memory.keys[0]):
+            from quicksilver.engine.kernels.attention import PackedAttention
+
+            # A row's sums never depend on its company there, so strict arithmetic asks for nothing.
+            self._packed = PackedAttention(requests, memory.page_size, memory.group, device)
+        self._plans = [] if self._packed else [_Plan.of(each, device, is_strict=is_strict) for each in requests]
         kept = [each for each in requests if each.slots is not None]
         self._kept_rows = _joined([torch.arange(each.rows.start, each.rows.stop) for each in kept], device)
         self._kept_slots = _joined([each.slots[each.num_cached :] for each in kept if each.slots is not None], device)
@@ -85,6 +94,8 @@ class PagedAttention:
         self._layer += 1
         keys.index_copy_(0, self._kept_slots, key[0].transpose(0, 1)[self._kept_rows])
         values.index_copy_(0, self._kept_slots, value[0].transpose(0, 1)[self._kept_rows])
+        if self._packed is not None:
+            return self._packed(query, key, value, keys, values)
         out = [part for plan in self._plans for part in plan.attend(query, key, value, keys, values)]
         num_idle = query.shape[2] - sum(part.shape[2] for part in out)
         if num_idle:

@@ -6,14 +6,16 @@ on its own hidden state and parameters only; ``decoding.selection`` chooses, as 
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from quicksilver.decoding.adjustments import Adjustments, adjust
 from quicksilver.decoding.selection import Candidates, select
+from quicksilver.engine import kernels
 from quicksilver.models.denoiser import Denoiser
 
 TILE_ELEMENTS = 2**20
@@ -46,6 +48,19 @@ class HeadParams:
     watched: Int[Tensor, "N k"] | None = None
     """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
 
+    def need_logits(self) -> list[bool] | None:
+        """Which rows change logits or truncate their distribution, so that all logits are needed; None: none."""
+        if self.adjustments is None and self.top_k is None and self.top_p is None:
+            return None
+        found = torch.zeros_like(self.rule, dtype=torch.bool)
+        if self.adjustments is not None:
+            found[self.adjustments.row] = True
+        if self.top_k is not None:
+            found |= (self.temperature > 0) & (self.top_k < self.is_forbidden.shape[1])
+        if self.top_p is not None:
+            found |= (self.temperature > 0) & (self.top_p < 1)
+        return found.tolist()
+
     def rows(self, start: int, stop: int) -> dict[str, Tensor | Adjustments | bool | None]:
         """``select``'s arguments for the rows [start, stop)."""
         index = slice(start, stop)
@@ -72,13 +87,50 @@ def choose(
         params: how each is decided.
         least_rows: rows of a product; fewer are filled up.
     """
-    tile = max(1, TILE_ELEMENTS // denoiser.config.vocab_size)
-    starts = range(0, hidden.shape[0], tile)
-    found = [_choose_tile(denoiser, hidden[at : at + tile], params, at, least_rows) for at in starts]
+    weight = _plain_weight(denoiser) if kernels.are_used(hidden) else None
+    if weight is None or weight.dtype != hidden.dtype:
+        return _joined(_choose_rows(denoiser, hidden, params, 0, hidden.shape[0], least_rows))
+    from quicksilver.engine.kernels.head import choose as choose_packed
+
+    candidates, watched = choose_packed(hidden, weight, params)
+    need_logits = params.need_logits()
+    if need_logits is None or not any(need_logits):
+        return candidates, watched
+    found: list[_Found] = []
+    bounds = [0, *(at for at in range(1, len(need_logits)) if need_logits[at] != need_logits[at - 1]), len(need_logits)]
+    for start, stop in pairwise(bounds):
+        if need_logits[start]:
+            found += _choose_rows(denoiser, hidden, params, start, stop, least_rows)
+        else:
+            index = slice(start, stop)
+            found.append((candidates.rows(index), None if watched is None else watched[index]))
+    return _joined(found)
+
+
+_Found = tuple[Candidates, Tensor | None]
+"""Candidates of some rows and the probabilities watched."""
+
+
+def _plain_weight(denoiser: Denoiser) -> Tensor | None:
+    """The head's matrix; None where it is not an ordinary one, but quantized."""
+    weight = (denoiser.lm_head or denoiser.model.embed_tokens).weight
+    return weight if type(weight) in (Tensor, nn.Parameter) else None
+
+
+def _joined(found: list[_Found]) -> _Found:
     if len(found) == 1:
         return found[0]
     watched = [seen for _, seen in found if seen is not None]
     return Candidates.join([candidates for candidates, _ in found]), torch.cat(watched) if watched else None
+
+
+def _choose_rows(
+    denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, stop: int, least_rows: int
+) -> list[_Found]:
+    """By torch, a tile at a time."""
+    tile = max(1, TILE_ELEMENTS // denoiser.config.vocab_size)
+    starts = range(start, stop, tile)
+    return [_choose_tile(denoiser, hidden[at : min(at + tile, stop)], params, at, least_rows) for at in starts]
 
 
 def _choose_tile(
