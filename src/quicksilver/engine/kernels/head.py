@@ -1,0 +1,270 @@
+"""The head in one kernel: from hidden rows to the numbers a candidate needs, without a tensor of all logits.
+
+The vocabulary is cut into spans of ``SPAN`` tokens. A program multiplies a tile of rows with one span of the embedding,
+tile after tile, and keeps per row what ``decoding.selection.select`` would take from the logits:
+
+    found [FIELDS, N, S]   best       greatest logit of a token that may be chosen, and ``second``, the next one
+                           greatest   greatest logit of an allowed token, the reference of the two sums
+                           total      sum of exp(logit - greatest) over allowed tokens: the online softmax
+                                      (Milakov and Gimelshein 2018, arXiv:1805.02867)
+                           moment     sum of exp(logit - greatest) * (logit - greatest), for the entropy
+                           drawn      greatest logit / temperature + Gumbel noise, and ``drawn_logit``, its logit
+    ids [2, N, S]          tokens of ``best`` and ``drawn``, the lowest of equals
+
+A few sums over the S spans then make the candidates. Tiles and spans do not depend on N, so neither does a row.
+
+The noise is that of ``decoding.draws``, with the same bits: all counters but the token are mixed by torch, the last one
+here, in float64. Logits are rounded to the embedding's dtype as torch rounds them; exponentials are float32 and summed
+in float64. Against torch only the order of sums differs.
+
+Not here, left to torch row by row: adjusted logits, and samples from a truncated distribution.
+
+Legend: N rows, D model width, V vocabulary, S spans, R sets of forbidden tokens.
+"""
+
+from typing import NamedTuple, no_type_check
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from quicksilver.decoding.draws import Purpose
+from quicksilver.decoding.selection import Candidates
+from quicksilver.diffusion.counter_rng import counter_bits
+from quicksilver.engine.head import HeadParams
+from quicksilver.engine.kernels._triton import jit, tl
+
+ROWS, TOKENS, DEPTH = 32, 64, 64
+"""Of a tile: hidden rows, embedding rows, columns of both."""
+SPAN = 1024
+"""Tokens of one program: many programs even for one row."""
+FIELDS = 7
+
+
+@jit
+@no_type_check
+def _logits(
+    hidden,
+    weight,
+    is_row,
+    is_token,
+    depth,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """A tile of logits, [ROWS, TOKENS], from the first elements of its hidden and embedding rows."""
+    logits = tl.zeros((ROWS, TOKENS), tl.float32)
+    for at in range(0, depth, DEPTH):
+        column = at + tl.arange(0, DEPTH)
+        is_column = column < depth
+        x = tl.load(hidden + column[None, :], is_row[:, None] & is_column[None, :], 0.0)
+        w = tl.load(weight + column[:, None], is_token[None, :] & is_column[:, None], 0.0)
+        logits = tl.dot(x, w, logits, input_precision="ieee")
+    return logits.to(weight.dtype.element_ty).to(tl.float32)
+
+
+@jit
+@no_type_check
+def _gumbel(state, token):
+    """Float64 Gumbel noise from the last round of ``counter_rng``'s SplitMix64, its constants as signed numbers."""
+    bits = (state ^ token.to(tl.int64)) + -7046029254386353131
+    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    bits = bits ^ ((bits >> 31) & 0x1FFFFFFFF)
+    uniform = (((bits >> 12) & 0xFFFFFFFFFFFFF).to(tl.float64) + 0.5) * 2.220446049250313e-16
+    return -tl.log(-tl.log(uniform))
+
+
+# Long because a kernel is one function; its parts share a dozen names.
+# Another number of rows is no reason to compile again.
+@jit(do_not_specialize=("num_rows",))
+@no_type_check
+def _scan(  # noqa: PLR0915  # see above
+    hidden,  # [N, D]
+    weight,  # [V, D]
+    kinds,  # [R, V]: 0 may be chosen, 2 withheld, 1 and 3 forbidden
+    sets,  # [N]: which row of kinds
+    temperature,  # [N], float32, positive
+    state,  # [N], int64: of the counters before the token
+    found,  # [FIELDS, N, S], float64
+    ids,  # [2, N, S], int32
+    num_rows,
+    vocab_size,
+    depth,
+    hidden_row,
+    weight_row,
+    num_spans,
+    IS_SAMPLED: tl.constexpr,
+    HAS_ENTROPY: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    SPAN: tl.constexpr,
+):
+    row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
+    span = tl.program_id(1)
+    is_row = row < num_rows
+    kind_row = tl.load(sets + row, mask=is_row, other=0) * vocab_size
+    best = tl.full((ROWS,), float("-inf"), tl.float32)
+    second, greatest, drawn_logit = best, best, best
+    total = tl.zeros((ROWS,), tl.float64)
+    moment, drawn = total, total + float("-inf")
+    best_id = tl.zeros((ROWS,), tl.int32)
+    drawn_id = best_id
+    if IS_SAMPLED:
+        row_state = tl.load(state + row, mask=is_row, other=0)
+        divisor = tl.load(temperature + row, mask=is_row, other=1.0).to(tl.float64)
+    for start in range(span * SPAN, tl.minimum(span * SPAN + SPAN, vocab_size), TOKENS):
+        token = start + tl.arange(0, TOKENS)
+        is_token = token < vocab_size
+        logits = _logits(
+            hidden + (row * hidden_row)[:, None],
+            weight + (token.to(tl.int64) * weight_row)[None, :],
+            is_row,
+            is_token,
+            depth,
+            ROWS,
+            TOKENS,
+            DEPTH,
+        )
+        kind = tl.load(kinds + kind_row[:, None] + token[None, :], is_row[:, None] & is_token[None, :], 1)
+        is_allowed = (kind & 1) == 0
+        choosable = tl.where(kind == 0, logits, float("-inf"))
+
+        tile_best = tl.max(choosable, axis=1)
+        tile_id = tl.min(tl.where(choosable == tile_best[:, None], token[None, :], vocab_size - 1), axis=1)
+        tile_second = tl.max(tl.where(token[None, :] == tile_id[:, None], float("-inf"), choosable), axis=1)
+        second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(best, tile_best))
+        best_id = tl.where(tile_best > best, tile_id, best_id)
+        best = tl.maximum(best, tile_best)
+
+        tile_greatest = tl.max(tl.where(is_allowed, logits, float("-inf")), axis=1)
+        new_greatest = tl.maximum(greatest, tile_greatest)
+        # Where nothing is allowed yet, any finite reference will do.
+        base = tl.where(new_greatest == float("-inf"), 0.0, new_greatest)
+        below = tl.where(is_allowed, logits - base[:, None], 0.0)
+        share = tl.where(is_allowed, tl.exp(below), 0.0).to(tl.float64)
+        fall = tl.where(greatest == float("-inf"), 0.0, greatest - base).to(tl.float64)
+        decay = tl.exp(fall)
+        if HAS_ENTROPY:
+            moment = (moment + total * fall) * decay + tl.sum(share * below, axis=1)
+        total = total * decay + tl.sum(share, axis=1)
+        greatest = new_greatest
+
+        if IS_SAMPLED:
+            perturbed = choosable.to(tl.float64) / divisor[:, None] + _gumbel(row_state[:, None], token[None, :])
+            tile_drawn = tl.max(perturbed, axis=1)
+            tile_id = tl.min(tl.where(perturbed == tile_drawn[:, None], token[None, :], vocab_size - 1), axis=1)
+            tile_logit = tl.max(tl.where(token[None, :] == tile_id[:, None], choosable, float("-inf")), axis=1)
+            drawn_id = tl.where(tile_drawn > drawn, tile_id, drawn_id)
+            drawn_logit = tl.where(tile_drawn > drawn, tile_logit, drawn_logit)
+            drawn = tl.maximum(drawn, tile_drawn)
+
+    at = row * num_spans + span
+    step = num_rows * num_spans
+    tl.store(found + at, best.to(tl.float64), mask=is_row)
+    tl.store(found + step + at, second.to(tl.float64), mask=is_row)
+    tl.store(found + 2 * step + at, greatest.to(tl.float64), mask=is_row)
+    tl.store(found + 3 * step + at, total, mask=is_row)
+    tl.store(found + 4 * step + at, moment, mask=is_row)
+    tl.store(found + 5 * step + at, drawn, mask=is_row)
+    tl.store(found + 6 * step + at, drawn_logit.to(tl.float64), mask=is_row)
+    tl.store(ids + at, best_id, mask=is_row)
+    tl.store(ids + step + at, drawn_id, mask=is_row)
+
+
+class _Found(NamedTuple):
+    """What the kernel found in each span, in float64."""
+
+    best: Float[Tensor, "N S"]
+    second: Float[Tensor, "N S"]
+    greatest: Float[Tensor, "N S"]
+    total: Float[Tensor, "N S"]
+    moment: Float[Tensor, "N S"]
+    drawn: Float[Tensor, "N S"]
+    drawn_logit: Float[Tensor, "N S"]
+
+
+def choose(
+    hidden: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], params: HeadParams
+) -> tuple[Candidates, Float[Tensor, "N k"] | None]:
+    """``engine.head.choose`` for rows that are neither adjusted nor truncated; what it gives others means nothing.
+
+    Args:
+        hidden: the rows.
+        weight: the embedding they are compared with.
+        params: how each is decided.
+    """
+    is_sampled = params.temperature > 0
+    found, (best_id, drawn_id) = _run(hidden, weight, params, is_any_sampled=bool(is_sampled.any()))
+    best, argmax_ids = _lowest(found.best, best_id)
+    # The second best is the winning span's own, or the best of another span; a tie of spans makes it the best.
+    is_winner = torch.arange(best_id.shape[1], device=best_id.device) == found.best.argmax(dim=1, keepdim=True)
+    second = torch.where(is_winner, found.second, found.best).amax(dim=1)
+    greatest = found.greatest.amax(dim=1)
+    fall = torch.where(found.greatest == -torch.inf, 0.0, found.greatest - greatest[:, None])
+    total = (found.total * fall.exp()).sum(dim=1)
+    token_ids, chosen = argmax_ids, best
+    if bool(is_sampled.any()):
+        _, drawn_ids = _lowest(found.drawn, drawn_id)
+        logit = torch.where(drawn_id == drawn_ids[:, None], found.drawn_logit, -torch.inf).amax(dim=1)
+        token_ids, chosen = torch.where(is_sampled, drawn_ids, argmax_ids), torch.where(is_sampled, logit, best)
+    moment = ((found.moment + found.total * fall) * fall.exp()).sum(dim=1)
+    entropy = total.log() - moment / total if params.has_entropy else torch.full_like(best, torch.nan)
+    candidates = Candidates(
+        token_ids=token_ids,
+        argmax_ids=argmax_ids,
+        confidence=((chosen - greatest).exp() / total).float(),
+        margin=(((best - greatest).exp() - (second - greatest).exp()) / total).float(),
+        entropy=entropy.float(),
+    )
+    if params.watched is None:
+        return candidates, None
+    logits = (hidden[:, None].float() * weight[params.watched].float()).sum(dim=-1).to(weight.dtype).double()
+    is_forbidden = params.is_forbidden[params.rule[:, None], params.watched]
+    probability = (logits - greatest[:, None]).exp() / total[:, None]
+    return candidates, probability.masked_fill(is_forbidden, 0.0).float()
+
+
+def _run(hidden: Tensor, weight: Tensor, params: HeadParams, *, is_any_sampled: bool) -> tuple[_Found, Tensor]:
+    num_rows, (vocab_size, depth) = hidden.shape[0], weight.shape
+    num_spans = -(-vocab_size // SPAN)
+    kinds = params.is_forbidden.to(torch.int8)
+    if params.is_withheld is not None:
+        kinds = kinds + 2 * params.is_withheld.to(torch.int8)
+    found = torch.empty(FIELDS, num_rows, num_spans, dtype=torch.float64, device=hidden.device)
+    ids = torch.empty(2, num_rows, num_spans, dtype=torch.int32, device=hidden.device)
+    hidden, weight = (each if each.stride(1) == 1 else each.contiguous() for each in (hidden, weight))
+    _scan[(-(-num_rows // ROWS), num_spans)](
+        hidden,
+        weight,
+        kinds.contiguous(),
+        params.rule if kinds.shape[0] > 1 else torch.zeros_like(params.rule),
+        torch.where(params.temperature > 0, params.temperature, 1.0).float(),
+        counter_bits(int(Purpose.TOKEN), params.seed, params.positions, params.step),
+        found,
+        ids,
+        num_rows,
+        vocab_size,
+        depth,
+        hidden.stride(0),
+        weight.stride(0),
+        num_spans,
+        IS_SAMPLED=is_any_sampled,
+        HAS_ENTROPY=params.has_entropy,
+        ROWS=ROWS,
+        TOKENS=TOKENS,
+        DEPTH=DEPTH,
+        SPAN=SPAN,
+        num_warps=4,
+        num_stages=2,
+    )
+    return _Found(*found), ids
+
+
+def _lowest(values: Float[Tensor, "N S"], ids: Int[Tensor, "N S"]) -> tuple[Float[Tensor, " N"], Int[Tensor, " N"]]:
+    """The greatest value per row and the lowest of the ids that have it."""
+    greatest = values.amax(dim=1)
+    lowest = torch.where(values == greatest[:, None], ids, torch.iinfo(ids.dtype).max).amin(dim=1)
+    return greatest, lowest.long()
