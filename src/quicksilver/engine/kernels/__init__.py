@@ -18,10 +18,11 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def are_used(data: Tensor) -> bool:
     """Whether kernels compute with ``data``: the one place where that is chosen.
 
-    They do on a GPU where Triton is installed, and on any device under TRITON_INTERPRET=1, as in their tests.
+    They do on a GPU where Triton is installed, and on any device under TRITON_INTERPRET=1, as in their tests; but
+    the interpreter multiplies bf16's bits as if they were integers (Triton 3.7).
     """
-    is_forced = os.environ.get("TRITON_INTERPRET") == "1"
-    return (data.is_cuda or is_forced) and data.dtype in DTYPES and is_installed()
+    is_interpreted = os.environ.get("TRITON_INTERPRET") == "1" and data.dtype != torch.bfloat16
+    return (data.is_cuda or is_interpreted) and data.dtype in DTYPES and is_installed()
 
 
 @cache

@@ -42,7 +42,6 @@ KEY_TILE_BYTES = 2**14
 """Of the keys of one tile, so that two stages of keys and values fit a small GPU's 99 KB of shared memory."""
 
 
-# Long because a kernel is one function; its parts share a dozen names.
 @jit
 @no_type_check
 def _attend(
@@ -114,7 +113,7 @@ class _Table:
 
     @classmethod
     def of(
-        cls, parts: Sequence[tuple[slice, Int[Tensor, " p"]]], page_size: int, tile_rows: int, device: torch.device
+        cls, parts: Sequence[tuple[slice, Int[Tensor, " _"]]], page_size: int, tile_rows: int, device: torch.device
     ) -> "_Table | None":
         """From every request's rows and pages; None: there are no requests."""
         tiles, start = [], 0

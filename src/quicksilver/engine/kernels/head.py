@@ -76,11 +76,10 @@ def _gumbel(state, token):
     return -tl.log(-tl.log(uniform))
 
 
-# Long because a kernel is one function; its parts share a dozen names.
 # Another number of rows is no reason to compile again.
 @jit(do_not_specialize=("num_rows",))
 @no_type_check
-def _scan(  # noqa: PLR0915  # see above
+def _scan(  # noqa: PLR0915  # one function, see below
     hidden,  # [N, D]
     weight,  # [V, D]
     kinds,  # [R, V]: 0 may be chosen, 2 withheld, 1 and 3 forbidden
@@ -102,6 +101,7 @@ def _scan(  # noqa: PLR0915  # see above
     DEPTH: tl.constexpr,
     SPAN: tl.constexpr,
 ):
+    # Long because a kernel is one function; its parts share two dozen names.
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     span = tl.program_id(1)
     is_row = row < num_rows
@@ -257,7 +257,8 @@ def _run(hidden: Tensor, weight: Tensor, params: HeadParams, *, is_any_sampled: 
         TOKENS=TOKENS,
         DEPTH=DEPTH,
         SPAN=SPAN,
-        num_warps=4,
+        # With four the sampling kernel spills registers (compiled for sm_90).
+        num_warps=8,
         num_stages=2,
     )
     return _Found(*found), ids
