@@ -20,6 +20,7 @@ from torch import Tensor
 
 from quicksilver.engine import kernels
 from quicksilver.engine.pages import PagePool, PageTable
+from quicksilver.errors import EngineError
 from quicksilver.models.config import DenoiserConfig
 
 
@@ -62,6 +63,24 @@ class RequestRows:
     has_causal_window: bool = False
     """Whether a window row sees only the window rows before it."""
 
+    def limits(self) -> Int[Tensor, " rows"]:
+        """How many of its request's positions, from the first one on, each row sees.
+
+        Raises:
+            EngineError: block numbers fall, so that what a row sees is not a beginning.
+        """
+        first, end = self.num_cached, self.num_cached + self.num_context
+        last = first + self.rows.stop - self.rows.start
+        if self.context_blocks is None:
+            context = torch.arange(first, end) + 1
+        else:
+            blocks = self.context_blocks[:end].contiguous()
+            if bool((blocks.diff() < 0).any()):
+                raise EngineError(f"block numbers {blocks.tolist()} fall; the attention kernel needs them in order")
+            context = torch.searchsorted(blocks, blocks[first:], right=True)
+        window = torch.arange(end, last) + 1 if self.has_causal_window else torch.full((last - end,), last)
+        return torch.cat([context, window])
+
 
 class PagedAttention:
     """``models.attention.Attention`` for one forward; each layer calls it once, in order."""
@@ -78,10 +97,11 @@ class PagedAttention:
         self._memory, self._layer = memory, 0
         self._packed = None
         if kernels.are_used(memory.keys[0]):
-            from quicksilver.engine.kernels.attention import PackedAttention
+            from quicksilver.engine.kernels.attention import PackedAttention, SeenRows
 
             # A row's sums never depend on its company there, so strict arithmetic asks for nothing.
-            self._packed = PackedAttention(requests, memory.page_size, memory.group, device)
+            seen = [SeenRows(each.rows, each.slots, each.limits()) for each in requests]
+            self._packed = PackedAttention(seen, memory.page_size, memory.group, device)
         self._plans = [] if self._packed else [_Plan.of(each, device, is_strict=is_strict) for each in requests]
         kept = [each for each in requests if each.slots is not None]
         self._kept_rows = _joined([torch.arange(each.rows.start, each.rows.stop) for each in kept], device)

@@ -48,6 +48,14 @@ class HeadParams:
     watched: Int[Tensor, "N k"] | None = None
     """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
 
+    def packed(self) -> dict[str, Tensor | bool | None]:
+        """What the kernel for rows that need no logits asks for."""
+        rules, per_row = (
+            ("is_forbidden", "is_withheld", "rule"),
+            ("temperature", "seed", "positions", "step", "watched"),
+        )
+        return {name: getattr(self, name) for name in (*rules, *per_row, "has_entropy")}
+
     def need_logits(self) -> list[bool] | None:
         """Which rows change logits or truncate their distribution, so that all logits are needed; None: none."""
         if self.adjustments is None and self.top_k is None and self.top_p is None:
@@ -92,7 +100,7 @@ def choose(
         return _joined(_choose_rows(denoiser, hidden, params, 0, hidden.shape[0], least_rows))
     from quicksilver.engine.kernels.head import choose as choose_packed
 
-    candidates, watched = choose_packed(hidden, weight, params)
+    candidates, watched = choose_packed(hidden, weight, **params.packed())  # pyright: ignore[reportArgumentType]
     need_logits = params.need_logits()
     if need_logits is None or not any(need_logits):
         return candidates, watched

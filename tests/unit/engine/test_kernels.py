@@ -20,7 +20,6 @@ from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.head import HeadParams, choose
 from quicksilver.engine.kernels import attention as kernel_attention
 from quicksilver.engine.kernels import head as kernel_head
-from quicksilver.engine.kernels.attention import num_seen
 from quicksilver.engine.pages import PagePool, PageTable
 from quicksilver.errors import EngineError
 from tests.tiny import TINY, random_denoiser, tiny_config
@@ -203,11 +202,11 @@ def test_a_rows_attention_is_the_same_to_the_last_bit_in_any_company(device):
 def test_rows_see_a_beginning_of_their_request():
     blocks = torch.tensor([0, 0, 1, 1, 1, 2])
     request = RequestRows(slice(3, 9), torch.arange(8), num_cached=2, num_context=4, context_blocks=blocks)
-    assert num_seen(request).tolist() == [5, 5, 5, 6, 8, 8]
-    assert num_seen(dataclasses.replace(request, context_blocks=None)).tolist() == [3, 4, 5, 6, 8, 8]
-    assert num_seen(dataclasses.replace(request, has_causal_window=True)).tolist() == [5, 5, 5, 6, 7, 8]
+    assert request.limits().tolist() == [5, 5, 5, 6, 8, 8]
+    assert dataclasses.replace(request, context_blocks=None).limits().tolist() == [3, 4, 5, 6, 8, 8]
+    assert dataclasses.replace(request, has_causal_window=True).limits().tolist() == [5, 5, 5, 6, 7, 8]
     with pytest.raises(EngineError, match="fall"):
-        num_seen(dataclasses.replace(request, context_blocks=blocks.flip(0)))
+        dataclasses.replace(request, context_blocks=blocks.flip(0)).limits()
 
 
 def head_params(num_rows: int, vocab_size: int, device: str, **changes: object) -> HeadParams:
@@ -247,7 +246,7 @@ def test_candidates_are_torchs(device, dtype, has_entropy):
     generator = torch.Generator().manual_seed(1)
     hidden, weight = (torch.randn(n, 72, generator=generator).to(device, dtype) / 3 for n in (37, 301))
     params = head_params(37, 301, device, has_entropy=has_entropy)
-    found, watched = kernel_head.choose(hidden, weight, params)
+    found, watched = kernel_head.choose(hidden, weight, **params.packed())
     logits = (hidden.double() @ weight.double().T).to(dtype).float()
     assert_same_candidates(found, select(logits, **params.rows(0, 37)), TOLERANCE[dtype])
     allowed = logits.masked_fill(params.is_forbidden[params.rule], -torch.inf)
@@ -262,7 +261,7 @@ def test_ties_go_to_the_lowest_token_in_and_across_tiles(device):
     generator = torch.Generator().manual_seed(2)
     hidden, weight = (torch.randint(-1, 2, (n, 4), generator=generator).float().to(device) for n in (40, 301))
     params = head_params(40, 301, device, temperature=torch.zeros(40))
-    found, _ = kernel_head.choose(hidden, weight, params)
+    found, _ = kernel_head.choose(hidden, weight, **params.packed())
     expected = select(hidden @ weight.T, **params.rows(0, 40))
     assert int((expected.margin == 0).sum()) > 35
     assert_same_candidates(found, expected)
@@ -274,7 +273,7 @@ def test_ties_go_to_the_lowest_token_in_and_across_tiles(device):
 def test_noise_is_that_of_the_counters(device):
     hidden, weight = torch.zeros(64, 4, device=device), torch.zeros(301, 4, device=device)
     params = head_params(64, 301, device, temperature=torch.ones(64))
-    found, _ = kernel_head.choose(hidden, weight, params)
+    found, _ = kernel_head.choose(hidden, weight, **params.packed())
     # Equal logits: the noise alone decides.
     assert_same_candidates(found, select(hidden @ weight.T, **params.rows(0, 64)))
     assert len(set(found.token_ids.tolist())) > 32
@@ -285,12 +284,12 @@ def test_a_rows_candidate_is_the_same_to_the_last_bit_in_any_company(device):
     generator = torch.Generator().manual_seed(1)
     hidden, weight = (torch.randn(n, 24, generator=generator).to(device) for n in (40, 70))
     params = head_params(40, 70, device)
-    whole, _ = kernel_head.choose(hidden, weight, params)
+    whole, _ = kernel_head.choose(hidden, weight, **params.packed())
     # numpy's products, in the interpreter, depend on a row's place in its tile of 32.
     for start, stop in ((0, 5), (32, 40)) if device == "cpu" else ((0, 5), (3, 4), (17, 39)):
         names = ("rule", "temperature", "seed", "positions", "step", "watched")
         part = dataclasses.replace(params, **{name: getattr(params, name)[start:stop] for name in names})
-        found, _ = kernel_head.choose(hidden[start:stop], weight, part)
+        found, _ = kernel_head.choose(hidden[start:stop], weight, **part.packed())
         for field in dataclasses.fields(found):
             assert torch.equal(getattr(found, field.name), getattr(whole, field.name)[start:stop]), field.name
 
@@ -321,6 +320,8 @@ def test_rows_that_need_all_logits_are_left_to_torch(device, torch_only):
 def test_logits_that_are_no_numbers_show_in_the_confidence(device):
     hidden, weight = torch.zeros(3, 4, device=device), torch.ones(70, 4, device=device)
     hidden[1] = torch.nan
-    found, _ = kernel_head.choose(hidden, weight, head_params(3, 70, device, temperature=torch.zeros(3)))
-    assert torch.isfinite(found.confidence).tolist() == [True, False, True]
-    assert bool((found.token_ids < 70).all())
+    for temperature in (torch.zeros(3), torch.ones(3)):
+        params = head_params(3, 70, device, temperature=temperature)
+        found, _ = kernel_head.choose(hidden, weight, **params.packed())
+        assert torch.isfinite(found.confidence).tolist() == [True, False, True]
+        assert bool(((found.token_ids >= 0) & (found.token_ids < 70)).all())

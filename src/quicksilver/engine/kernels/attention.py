@@ -32,9 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from quicksilver.engine.attention import RequestRows
 from quicksilver.engine.kernels._triton import jit, tl
-from quicksilver.errors import EngineError
 
 LANES = 64
 """Of a tile; more only where more query heads share a key/value head."""
@@ -104,6 +102,18 @@ def _attend(
 
 
 @dataclass(frozen=True, slots=True)
+class SeenRows:
+    """Rows of one request and what they see."""
+
+    rows: slice
+    """Where they are among the T packed tokens."""
+    slots: Int[Tensor, " n"] | None
+    """Of the request's positions, page by page; None: the rows themselves are all there is to see."""
+    limits: Int[Tensor, " rows"]
+    """How many of the request's positions, from the first one on, each row sees."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Table:
     """Requests whose keys lie in one memory, on the device."""
 
@@ -130,7 +140,7 @@ class _Table:
 class PackedAttention:
     """Prepared once per forward, then called by every layer with its memory."""
 
-    def __init__(self, requests: Sequence[RequestRows], page_size: int, group: int, device: torch.device) -> None:
+    def __init__(self, requests: Sequence[SeenRows], page_size: int, group: int, device: torch.device) -> None:
         """Bring the tables to the device.
 
         Args:
@@ -141,7 +151,7 @@ class PackedAttention:
         """
         self._group, self._lanes = group, max(LANES, _power_of_two(group))
         self._num_rows = requests[-1].rows.stop if requests else 0
-        limits = [num_seen(each) for each in requests]
+        limits = [each.limits for each in requests]
         self._limits = torch.cat(limits).int().to(device) if limits else None
         kept = [(each.rows, each.slots[::page_size] // page_size) for each in requests if each.slots is not None]
         own = [(each.rows, torch.arange(each.rows.start, each.rows.stop)) for each in requests if each.slots is None]
@@ -192,25 +202,6 @@ class PackedAttention:
             num_warps=4,
             num_stages=2,
         )
-
-
-def num_seen(request: RequestRows) -> Int[Tensor, " rows"]:
-    """How many of its request's positions, from the first one on, each row sees.
-
-    Raises:
-        EngineError: block numbers fall, so that what a row sees is not a beginning.
-    """
-    first, end = request.num_cached, request.num_cached + request.num_context
-    last = first + request.rows.stop - request.rows.start
-    if request.context_blocks is None:
-        context = torch.arange(first, end) + 1
-    else:
-        blocks = request.context_blocks[:end].contiguous()
-        if bool((blocks.diff() < 0).any()):
-            raise EngineError(f"block numbers {blocks.tolist()} fall; the attention kernel needs them in order")
-        context = torch.searchsorted(blocks, blocks[first:], right=True)
-    window = torch.arange(end, last) + 1 if request.has_causal_window else torch.full((last - end,), last)
-    return torch.cat([context, window])
 
 
 def _power_of_two(value: int) -> int:

@@ -25,13 +25,12 @@ Legend: N rows, D model width, V vocabulary, S spans, R sets of forbidden tokens
 from typing import NamedTuple, no_type_check
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.draws import Purpose
 from quicksilver.decoding.selection import Candidates
 from quicksilver.diffusion.counter_rng import counter_bits
-from quicksilver.engine.head import HeadParams
 from quicksilver.engine.kernels._triton import jit, tl
 
 ROWS, TOKENS, DEPTH = 32, 64, 64
@@ -187,52 +186,96 @@ class _Found(NamedTuple):
 
 
 def choose(
-    hidden: Float[Tensor, "N D"], weight: Float[Tensor, "V D"], params: HeadParams
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    *,
+    is_forbidden: Bool[Tensor, "R V"],
+    is_withheld: Bool[Tensor, "R V"] | None,
+    rule: Int[Tensor, " N"],
+    temperature: Float[Tensor, " N"],
+    seed: Int[Tensor, " N"],
+    positions: Int[Tensor, " N"],
+    step: Int[Tensor, " N"],
+    has_entropy: bool,
+    watched: Int[Tensor, "N k"] | None,
 ) -> tuple[Candidates, Float[Tensor, "N k"] | None]:
     """``engine.head.choose`` for rows that are neither adjusted nor truncated; what it gives others means nothing.
 
     Args:
         hidden: the rows.
         weight: the embedding they are compared with.
-        params: how each is decided.
+        is_forbidden: this and what follows as in ``engine.head.HeadParams``.
+        is_withheld: likewise.
+        rule: likewise.
+        temperature: likewise.
+        seed: likewise.
+        positions: likewise.
+        step: likewise.
+        has_entropy: likewise.
+        watched: likewise.
     """
-    is_sampled = params.temperature > 0
-    found, (best_id, drawn_id) = _run(hidden, weight, params, is_any_sampled=bool(is_sampled.any()))
-    best, argmax_ids = _lowest(found.best, best_id)
-    # The second best is the winning span's own, or the best of another span; a tie of spans makes it the best.
-    is_winner = torch.arange(best_id.shape[1], device=best_id.device) == found.best.argmax(dim=1, keepdim=True)
-    second = torch.where(is_winner, found.second, found.best).amax(dim=1)
+    is_sampled = temperature > 0
+    kinds = is_forbidden.to(torch.int8)
+    if is_withheld is not None:
+        kinds = kinds + 2 * is_withheld.to(torch.int8)
+    found, ids = _run(
+        hidden,
+        weight,
+        kinds,
+        rule if kinds.shape[0] > 1 else torch.zeros_like(rule),
+        torch.where(is_sampled, temperature, 1.0).float(),
+        counter_bits(int(Purpose.TOKEN), seed, positions, step),
+        is_sampled=bool(is_sampled.any()),
+        has_entropy=has_entropy,
+    )
     greatest = found.greatest.amax(dim=1)
+    # From each span's own reference of the sums to the row's.
     fall = torch.where(found.greatest == -torch.inf, 0.0, found.greatest - greatest[:, None])
     total = (found.total * fall.exp()).sum(dim=1)
-    token_ids, chosen = argmax_ids, best
-    if bool(is_sampled.any()):
-        _, drawn_ids = _lowest(found.drawn, drawn_id)
-        logit = torch.where(drawn_id == drawn_ids[:, None], found.drawn_logit, -torch.inf).amax(dim=1)
-        token_ids, chosen = torch.where(is_sampled, drawn_ids, argmax_ids), torch.where(is_sampled, logit, best)
     moment = ((found.moment + found.total * fall) * fall.exp()).sum(dim=1)
-    entropy = total.log() - moment / total if params.has_entropy else torch.full_like(best, torch.nan)
-    candidates = Candidates(
-        token_ids=token_ids,
+    entropy = (total.log() - moment / total).float() if has_entropy else torch.full_like(total, torch.nan).float()
+    candidates = _candidates(found, ids, is_sampled, greatest, total, entropy)
+    if watched is None:
+        return candidates, None
+    logits = (hidden[:, None].float() * weight[watched].float()).sum(dim=-1).to(weight.dtype).double()
+    probability = (logits - greatest[:, None]).exp() / total[:, None]
+    return candidates, probability.masked_fill(is_forbidden[rule[:, None], watched], 0.0).float()
+
+
+def _candidates(
+    found: _Found, ids: Tensor, is_sampled: Tensor, greatest: Tensor, total: Tensor, entropy: Tensor
+) -> Candidates:
+    """The best over all spans, and the drawn ones where rows are sampled."""
+    best, argmax_ids = _lowest(found.best, ids[0])
+    # The second best is the winning span's own, or the best of another span; a tie of spans makes it the best.
+    is_winner = torch.arange(ids.shape[2], device=ids.device) == found.best.argmax(dim=1, keepdim=True)
+    second = torch.where(is_winner, found.second, found.best).amax(dim=1)
+    _, drawn_ids = _lowest(found.drawn, ids[1])
+    drawn_logit = torch.where(ids[1] == drawn_ids[:, None], found.drawn_logit, -torch.inf).amax(dim=1)
+    chosen = torch.where(is_sampled, drawn_logit, best)
+    return Candidates(
+        token_ids=torch.where(is_sampled, drawn_ids, argmax_ids),
         argmax_ids=argmax_ids,
         confidence=((chosen - greatest).exp() / total).float(),
         margin=(((best - greatest).exp() - (second - greatest).exp()) / total).float(),
-        entropy=entropy.float(),
+        entropy=entropy,
     )
-    if params.watched is None:
-        return candidates, None
-    logits = (hidden[:, None].float() * weight[params.watched].float()).sum(dim=-1).to(weight.dtype).double()
-    is_forbidden = params.is_forbidden[params.rule[:, None], params.watched]
-    probability = (logits - greatest[:, None]).exp() / total[:, None]
-    return candidates, probability.masked_fill(is_forbidden, 0.0).float()
 
 
-def _run(hidden: Tensor, weight: Tensor, params: HeadParams, *, is_any_sampled: bool) -> tuple[_Found, Tensor]:
+def _run(
+    hidden: Tensor,
+    weight: Tensor,
+    kinds: Tensor,
+    sets: Tensor,
+    temperature: Tensor,
+    state: Tensor,
+    *,
+    is_sampled: bool,
+    has_entropy: bool,
+) -> tuple[_Found, Int[Tensor, "2 N S"]]:
+    """Launch the kernel; its arguments say what the tensors hold."""
     num_rows, (vocab_size, depth) = hidden.shape[0], weight.shape
     num_spans = -(-vocab_size // SPAN)
-    kinds = params.is_forbidden.to(torch.int8)
-    if params.is_withheld is not None:
-        kinds = kinds + 2 * params.is_withheld.to(torch.int8)
     found = torch.empty(FIELDS, num_rows, num_spans, dtype=torch.float64, device=hidden.device)
     ids = torch.empty(2, num_rows, num_spans, dtype=torch.int32, device=hidden.device)
     hidden, weight = (each if each.stride(1) == 1 else each.contiguous() for each in (hidden, weight))
@@ -240,9 +283,9 @@ def _run(hidden: Tensor, weight: Tensor, params: HeadParams, *, is_any_sampled: 
         hidden,
         weight,
         kinds.contiguous(),
-        params.rule if kinds.shape[0] > 1 else torch.zeros_like(params.rule),
-        torch.where(params.temperature > 0, params.temperature, 1.0).float(),
-        counter_bits(int(Purpose.TOKEN), params.seed, params.positions, params.step),
+        sets,
+        temperature,
+        state,
         found,
         ids,
         num_rows,
@@ -251,8 +294,8 @@ def _run(hidden: Tensor, weight: Tensor, params: HeadParams, *, is_any_sampled: 
         hidden.stride(0),
         weight.stride(0),
         num_spans,
-        IS_SAMPLED=is_any_sampled,
-        HAS_ENTROPY=params.has_entropy,
+        IS_SAMPLED=is_sampled,
+        HAS_ENTROPY=has_entropy,
         ROWS=ROWS,
         TOKENS=TOKENS,
         DEPTH=DEPTH,
@@ -267,5 +310,6 @@ def _run(hidden: Tensor, weight: Tensor, params: HeadParams, *, is_any_sampled: 
 def _lowest(values: Float[Tensor, "N S"], ids: Int[Tensor, "N S"]) -> tuple[Float[Tensor, " N"], Int[Tensor, " N"]]:
     """The greatest value per row and the lowest of the ids that have it."""
     greatest = values.amax(dim=1)
-    lowest = torch.where(values == greatest[:, None], ids, torch.iinfo(ids.dtype).max).amin(dim=1)
+    # Where nothing equals it, among NaN, any of the ids: an index beyond the vocabulary would stop the device.
+    lowest = torch.where(values == greatest[:, None], ids, ids.amax(dim=1, keepdim=True)).amin(dim=1)
     return greatest, lowest.long()
