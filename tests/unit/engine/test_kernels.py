@@ -3,11 +3,11 @@
 Triton decides at its import whether it interprets, so those tests run in a process of their own.
 """
 
-import dataclasses
 import os
 import random
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,14 @@ from quicksilver.decoding.adjustments import Adjustments
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.engine import kernels
 from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
+from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.head import HeadParams, choose
 from quicksilver.engine.kernels import attention as kernel_attention
 from quicksilver.engine.kernels import head as kernel_head
 from quicksilver.engine.pages import PagePool, PageTable
 from quicksilver.errors import EngineError
+from tests.engine_requests import random_request
+from tests.fakes import fake_spec
 from tests.tiny import TINY, random_denoiser, tiny_config
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -194,7 +197,7 @@ def test_a_rows_attention_is_the_same_to_the_last_bit_in_any_company(device):
     memory, requests, packed = attention_case(device, (4, 2, 16), torch.float32, seed=4)
     together = attend(memory, requests, packed)
     for each in requests:
-        alone = dataclasses.replace(each, rows=slice(0, each.rows.stop - each.rows.start))
+        alone = replace(each, rows=slice(0, each.rows.stop - each.rows.start))
         found = attend(memory, [alone], [part[:, :, each.rows] for part in packed])
         assert torch.equal(found, together[:, :, each.rows])
 
@@ -203,10 +206,10 @@ def test_rows_see_a_beginning_of_their_request():
     blocks = torch.tensor([0, 0, 1, 1, 1, 2])
     request = RequestRows(slice(3, 9), torch.arange(8), num_cached=2, num_context=4, context_blocks=blocks)
     assert request.limits().tolist() == [5, 5, 5, 6, 8, 8]
-    assert dataclasses.replace(request, context_blocks=None).limits().tolist() == [3, 4, 5, 6, 8, 8]
-    assert dataclasses.replace(request, has_causal_window=True).limits().tolist() == [5, 5, 5, 6, 7, 8]
+    assert replace(request, context_blocks=None).limits().tolist() == [3, 4, 5, 6, 8, 8]
+    assert replace(request, has_causal_window=True).limits().tolist() == [5, 5, 5, 6, 7, 8]
     with pytest.raises(EngineError, match="fall"):
-        dataclasses.replace(request, context_blocks=blocks.flip(0)).limits()
+        replace(request, context_blocks=blocks.flip(0)).limits()
 
 
 def head_params(num_rows: int, vocab_size: int, device: str, **changes: object) -> HeadParams:
@@ -288,9 +291,9 @@ def test_a_rows_candidate_is_the_same_to_the_last_bit_in_any_company(device):
     # numpy's products, in the interpreter, depend on a row's place in its tile of 32.
     for start, stop in ((0, 5), (32, 40)) if device == "cpu" else ((0, 5), (3, 4), (17, 39)):
         names = ("rule", "temperature", "seed", "positions", "step", "watched")
-        part = dataclasses.replace(params, **{name: getattr(params, name)[start:stop] for name in names})
+        part = replace(params, **{name: getattr(params, name)[start:stop] for name in names})
         found, _ = kernel_head.choose(hidden[start:stop], weight, **part.packed())
-        for field in dataclasses.fields(found):
+        for field in fields(found):
             assert torch.equal(getattr(found, field.name), getattr(whole, field.name)[start:stop]), field.name
 
 
@@ -325,3 +328,18 @@ def test_logits_that_are_no_numbers_show_in_the_confidence(device):
         found, _ = kernel_head.choose(hidden, weight, **params.packed())
         assert torch.isfinite(found.confidence).tolist() == [True, False, True]
         assert bool(((found.token_ids >= 0) & (found.token_ids < 70)).all())
+
+
+@on_devices
+@pytest.mark.parametrize("name", ["blocks", "causal context"])
+def test_an_engine_writes_the_same_with_kernels(device, name, torch_only):
+    spec = replace(fake_spec(), has_causal_context=name == "causal context")
+    denoiser = random_denoiser(dtype=torch.float32).to(device)
+    rng = random.Random(1)
+    requests = [random_request(rng, spec) for _ in range(6)]
+
+    def answers() -> list[tuple[tuple[int, ...], ...]]:
+        engine = Engine(denoiser, spec, EngineConfig(num_pages=30, page_size=8, row_budget=40))
+        return [result.holes for result in engine.run(requests)]
+
+    assert answers() == torch_only(answers)
