@@ -62,13 +62,13 @@ class Muon(torch.optim.Optimizer):
     def _step_alike(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
         """One step of matrices of one shape."""
         directions = []
-        for parameter in parameters:
-            grad = parameter.grad
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter, grad in zip(parameters, gradients, strict=True):
             state = self.state[parameter]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             buffer = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
-            directions.append(torch.lerp(grad, buffer, group["momentum"]))  # pyright: ignore[reportArgumentType]
+            directions.append(grad.lerp(buffer, group["momentum"]))
         rows, columns = parameters[0].shape
         rate = group["lr"] * max(1.0, rows / columns) ** 0.5
         for parameter, update in zip(parameters, orthogonalised(torch.stack(directions), self._dtype), strict=True):
