@@ -6,7 +6,8 @@ Examples:
       --only speed --only load --plot runs/engine.svg --out runs/engine.json
 
 Parts (--only picks some):
-  overhead     an engine step over the bare network on the same rows, at batch 1 and 16; to plan the attention (slots,
+  overhead     an engine step over the bare network on the same rows, at batch 1 and 16, and both under strict
+               arithmetic; to plan the attention (slots,
                masks) is the engine's work, so the bare network finds that done
   speed        batch 1: diffusion in place and prefix-suffix-middle, the autoregressive twin in the same engine, and the
                twin in transformers (its own loop over the cache, and generate) and in llama.cpp, where installed
@@ -128,6 +129,12 @@ def load_sides(
         for name, layout in (layouts or {TWIN: InfillLayout.PSM}).items():
             sides[name] = Side(model=model, denoiser=denoiser, engine=engine, layout=layout, options=chosen)
     return sides
+
+
+def strict(side: Side) -> Side:
+    """The same under strict arithmetic; what that costs is its engine ms over those without."""
+    config = replace(side.engine.config, is_strict=True)
+    return replace(side, engine=Engine(side.denoiser, side.model.spec, config))
 
 
 class Recorder:
@@ -369,9 +376,11 @@ class Bench:
         }[part]()
 
     def _overhead(self) -> object:
+        sides = {name: self.sides[name] for name in (PSM, TWIN)}
+        sides |= {f"{name}, strict": strict(side) for name, side in sides.items()}
         return {
-            name: [measure_overhead(self.sides[name], self.holes, batch, 10 * self.rounds) for batch in BATCHES]
-            for name in (PSM, TWIN)
+            name: [measure_overhead(side, self.holes, batch, 10 * self.rounds) for batch in BATCHES]
+            for name, side in sides.items()
         }
 
     def _speed(self) -> object:

@@ -12,7 +12,9 @@ from quicksilver.diffusion.spec import Objective
 from quicksilver.models.attention import DenseAttention
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.topology import Topology
+from quicksilver.tokenization.special import SPECIAL_TOKENS
 from quicksilver.training import trainer as trainer_module
+from quicksilver.training.batch import MicroBatch
 from quicksilver.training.optimizers import build_optimizers
 from quicksilver.training.recipe import Recipe
 from quicksilver.training.trainer import Trainer
@@ -20,22 +22,45 @@ from tests.tiny import random_denoiser
 from tests.training_runs import tiny_recipe, write_corpus
 
 
+def plain_logits(model: Denoiser, batch: MicroBatch, row: int) -> torch.Tensor:
+    """All logits of one row, by a dense mask."""
+    one, topology = slice(row, row + 1), batch.topology
+    alone = Topology(topology.documents[one], topology.blocks[one], topology.is_noisy[one])
+    return model.logits(model(batch.token_ids[one], batch.positions[one], DenseAttention(alone)))[0]
+
+
+def with_own_tokens(model: Denoiser, batch: MicroBatch, keep_weight: float, length_ids: set[int]) -> MicroBatch:
+    """The batch with the model's likeliest tokens over its drafted masks, one by one; special ids are not written."""
+    if batch.is_drafted is None:
+        return batch
+    length, token_ids, weights = batch.token_ids.shape[1], batch.token_ids.clone(), batch.weights.clone()
+    for number, at in enumerate(batch.target_rows.tolist()):
+        if batch.is_drafted[number]:
+            with torch.no_grad():
+                own = int(plain_logits(model, batch, at // length)[at % length].argmax())
+            if own >= len(SPECIAL_TOKENS):
+                label = int(batch.labels[number])
+                token_ids[at // length, at % length] = own
+                weights[number] = 0.0 if label in length_ids else keep_weight if own == label else 1.0
+    return replace(batch, token_ids=token_ids, weights=weights, is_drafted=None)
+
+
 def plain_loop(recipe: Recipe, model: Denoiser) -> tuple[list[float], list[float]]:
     """Losses and gradient norms of the recipe's steps, which change ``model``."""
     task = recipe.task.build(recipe.spec, recipe.schedule, recipe.seed)
     optimizers = build_optimizers(model, recipe.optimizer)
     losses, norms = [], []
+    special, keep_weight = recipe.spec.special, recipe.task.noise.keep_weight
     for step in range(recipe.schedule.num_steps):
-        batches = task.micro_batches(step, 0, 1)
+        batches = [
+            with_own_tokens(model, batch, keep_weight, {special.expand, special.delete})
+            for batch in task.micro_batches(step, 0, 1)
+        ]
         total = torch.zeros(())
         for batch in batches:
             length = batch.token_ids.shape[1]
             for row in range(batch.token_ids.shape[0]):
-                one = slice(row, row + 1)
-                topology = batch.topology
-                alone = Topology(topology.documents[one], topology.blocks[one], topology.is_noisy[one])
-                hidden = model(batch.token_ids[one], batch.positions[one], DenseAttention(alone))
-                log_p = model.logits(hidden)[0].log_softmax(dim=-1)
+                log_p = plain_logits(model, batch, row).log_softmax(dim=-1)
                 for at, label, weight in zip(batch.target_rows, batch.labels, batch.weights, strict=True):
                     if at // length == row:
                         total = total - weight * log_p[at % length, label]
@@ -62,10 +87,7 @@ def test_training_equals_the_plain_loop(tmp_path, monkeypatch, objective, has_mu
     recipe = tiny_recipe(write_corpus(tmp_path), objective, num_steps=num_steps)
     recipe = replace(
         recipe,
-        # The model's own tokens on the canvas have a test of their own; the plain loop has none of them.
-        task=replace(
-            recipe.task, num_block_rows=2, num_in_place_rows=2, noise=replace(recipe.task.noise, own_rate=0.0)
-        ),
+        task=replace(recipe.task, num_block_rows=2, num_in_place_rows=2),
         optimizer=replace(recipe.optimizer, has_muon=has_muon),
     )
     # Not from a fresh model: its output projections are zero, and AdamW magnifies the rounding of next to no gradient.

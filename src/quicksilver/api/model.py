@@ -185,21 +185,16 @@ class Model:
         return self._stream(request, has_snapshots=True)
 
     def _stream(self, request: GenerateRequest | InfillRequest, *, has_snapshots: bool) -> Iterator[StreamEvent]:
-        options = request.options
-        if isinstance(request, GenerateRequest):
-            texts = ("", "")
-            job = self.engine_request(request, has_frames=has_snapshots)
-        elif request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
-            texts = request.texts
-            job = self.engine_request(request, has_frames=has_snapshots)
-        else:
-            params = replace(self._params(options), max_tokens=self._psm_room(request))
+        if isinstance(request, InfillRequest) and request.resolve_layout(self.spec) is InfillLayout.PSM:
+            params = replace(self._params(request.options), max_tokens=self._psm_room(request))
             # The engine checks these two only once it has a prompt.
             decoding.psm_prompt(self.spec, (), ())
             if params.policy is not None:
                 decoding.resolve_policy(self.spec, params)
             return self._infill_one_by_one(request, params, has_snapshots)
-        return self._run_once(self.engine.stream(job), job.params.seed, texts, options.stop)
+        job = self.engine_request(request, has_frames=has_snapshots)
+        texts = request.texts if isinstance(request, InfillRequest) else ("", "")
+        return self._run_once(self.engine.stream(job), job.params.seed, texts, request.options.stop)
 
     def engine_request(self, request: GenerateRequest | InfillRequest, *, has_frames: bool = False) -> EngineRequest:
         """A request as the engine takes it; several of them can share one batch (``engine.run``).
@@ -374,14 +369,15 @@ class Model:
         self, request: InfillRequest, params: SamplingParams, has_snapshots: bool
     ) -> Generator[StreamEvent, None, None]:
         session = self._session(params.seed, request.num_holes, request.options.stop)
-        filled = ""
+        # All holes share one deadline.
+        filled, submitted = "", self.engine.clock()
         for hole in range(request.num_holes):
             task = self._psm_task(request, filled, params, hole)
             job = EngineRequest(
                 task=task, params=params, deadline_ms=request.options.deadline_ms, has_frames=has_snapshots
             )
             filled += request.texts[hole]
-            filled += yield from session.follow(self.engine.stream(job), 1)
+            filled += yield from session.follow(self.engine.stream(job, submitted=submitted), 1)
         yield Done(completion=session.complete(request.texts))
 
 

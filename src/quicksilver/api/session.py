@@ -69,7 +69,8 @@ class Session:
 
     def _finish_reason(self) -> FinishReason:
         reasons = [result.finish_reason for result in self._results]
-        cut = [reason for reason in reasons if reason in (FinishReason.LENGTH, FinishReason.MAX_NFE)]
+        early = (FinishReason.LENGTH, FinishReason.MAX_NFE, FinishReason.DEADLINE)
+        cut = [reason for reason in reasons if reason in early]
         return cut[0] if cut else reasons[0]
 
     def _trace(self) -> Iterator[decoding.TraceEntry]:

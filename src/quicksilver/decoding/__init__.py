@@ -33,6 +33,7 @@ from quicksilver.decoding.policies import (
     RemaskRate,
     ReMDM,
     Renoise,
+    SelfSpeculative,
     decide,
     make_policy,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "Result",
     "SamplingParams",
     "Segment",
+    "SelfSpeculative",
     "State",
     "StopRule",
     "Text",

@@ -18,7 +18,7 @@ from quicksilver.decoding.ledger import commits
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept_tokens
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
-from quicksilver.decoding.sampler import BlockProgress, Run
+from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError
 
@@ -42,7 +42,7 @@ def generate(
         raise ConfigError("policy self_speculative is a mode of the engine, which the reference lacks")
     if Layout.BLOCK_CAUSAL not in spec.layouts:
         raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
-    return _generate(Run(logits_fn, spec, params), prompt_ids)
+    return _generate(ReferenceRun(logits_fn, spec, params), prompt_ids)
 
 
 def infill_psm(
@@ -72,7 +72,7 @@ def psm_prompt(spec: DiffusionSpec, prefix_ids: Sequence[int], suffix_ids: Seque
     return (special.fim_prefix, *prefix_ids, special.fim_suffix, *suffix_ids, special.fim_middle)
 
 
-def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
+def _generate(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
     block_length = run.params.block_length or run.spec.block_length
     limit = len(prompt_ids) + (run.params.max_tokens or DEFAULT_MAX_TOKENS)
     canvas = Canvas.of_prompt(prompt_ids)
@@ -91,7 +91,9 @@ def _generate(run: Run, prompt_ids: Sequence[int]) -> Iterator[Event]:
     yield run.ledger.done(canvas.take(torch.arange(end)), 1, reason)
 
 
-def _ending(run: Run, canvas: Canvas, num_prompt: int, start: int, limit: int) -> tuple[FinishReason | None, int]:
+def _ending(
+    run: ReferenceRun, canvas: Canvas, num_prompt: int, start: int, limit: int
+) -> tuple[FinishReason | None, int]:
     """Why the response ends with the block from ``start``, and its length with the prompt; None: it goes on."""
     found = _first_end(run, canvas, start, limit)
     end = min(len(canvas), limit) if found is None else found
@@ -116,7 +118,7 @@ def _append_block(spec: DiffusionSpec, block_ids: Int[Tensor, " P"], block_lengt
 
 
 def _denoise_block(
-    run: Run, canvas: Canvas, block_ids: Int[Tensor, " L"], start: int, stop: int
+    run: ReferenceRun, canvas: Canvas, block_ids: Int[Tensor, " L"], start: int, stop: int
 ) -> Generator[Event, None, Canvas]:
     """Denoise the last block, from ``start``; positions from ``stop`` on are void. Returns the canvas."""
     positions = torch.arange(len(canvas))
@@ -148,21 +150,21 @@ def _denoise_block(
     return canvas
 
 
-def _forbidden(run: Run, vocab_size: int) -> Bool[Tensor, "1 V"]:
+def _forbidden(run: ReferenceRun, vocab_size: int) -> Bool[Tensor, "1 V"]:
     """All special tokens but eos."""
     is_forbidden = run.is_forbidden(vocab_size).clone()
     is_forbidden[run.spec.special.eos] = run.spec.special.eos in run.params.forbidden_ids
     return is_forbidden[None]
 
 
-def _first_end(run: Run, canvas: Canvas, start: int, stop: int) -> int | None:
+def _first_end(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> int | None:
     """Position of the first written eos or stop id in [start, stop)."""
     is_end = torch.isin(canvas.token_ids, torch.tensor(sorted(run.end_ids))) & ~canvas.is_masked
     found = is_end[start:stop].nonzero()
     return start + int(found[0, 0]) if found.shape[0] else None
 
 
-def _open_positions(run: Run, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
+def _open_positions(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
     """Masks and drafts of the block that are not void."""
     found = _first_end(run, canvas, start, stop)
     position = torch.arange(len(canvas))

@@ -20,7 +20,7 @@ from quicksilver.decoding.lengths import MEDIAN, HoleLength, length_changes, sam
 from quicksilver.decoding.params import SamplingParams, special_ids
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
-from quicksilver.decoding.sampler import BlockProgress, Run
+from quicksilver.decoding.sampler import BlockProgress, ReferenceRun, Run
 from quicksilver.decoding.selection import token_probability
 from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
@@ -99,7 +99,7 @@ def infill(
             special token.
     """
     check_infill(spec, template, params)
-    run = Run(logits_fn, spec, params)
+    run = ReferenceRun(logits_fn, spec, params)
     holes = [segment for segment in template if isinstance(segment, Hole)]
     return _infill(run, template, [initial_length(run, number, hole) for number, hole in enumerate(holes)])
 
@@ -172,7 +172,7 @@ def _initial_hole(spec: DiffusionSpec, segment: Hole, length: int, hole: int) ->
     return drafted_hole(segment.draft, segment.frozen or (False,) * length, hole=hole)
 
 
-def _infill(run: Run, template: Sequence[Segment], lengths: list[HoleLength]) -> Iterator[Event]:
+def _infill(run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLength]) -> Iterator[Event]:
     canvas = initial_canvas(run.spec, template, lengths)
     yield from (Resize(hole=hole, start=0, added=entry.length) for hole, entry in enumerate(lengths))
     yield from draft_events(canvas)
@@ -213,7 +213,7 @@ def _positions(canvas: Canvas) -> Int[Tensor, " L"]:
     return hole_position(canvas.hole.clamp(min=0), canvas.offset)
 
 
-def _look(run: Run, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress) -> _Look:
+def _look(run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress) -> _Look:
     canvas = run.fill_noise(canvas, _positions(canvas), block.step)
     logits = run.look(canvas, torch.zeros(len(canvas), dtype=torch.int64), _open_positions(canvas))
     forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1])
@@ -221,7 +221,7 @@ def _look(run: Run, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockP
 
 
 def _review(
-    run: Run, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress
+    run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress
 ) -> Generator[Event, None, Canvas]:
     """The first forward where there are drafts: see ``infill``. It is not a step of the policy."""
     look = _look(run, canvas, lengths, block)
@@ -245,7 +245,7 @@ def _review(
     return canvas
 
 
-def _step(run: Run, look: _Look, block: BlockProgress, *, is_forced: bool) -> Generator[Event, None, Canvas]:
+def _step(run: ReferenceRun, look: _Look, block: BlockProgress, *, is_forced: bool) -> Generator[Event, None, Canvas]:
     """One step of the policy; drafts become final if it was the last."""
     step = run.step(
         look.canvas,
@@ -269,7 +269,7 @@ def _step(run: Run, look: _Look, block: BlockProgress, *, is_forced: bool) -> Ge
 
 
 def _length_tokens(
-    run: Run, canvas: Canvas, lengths: Sequence[HoleLength], vocab_size: int
+    run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], vocab_size: int
 ) -> tuple[Bool[Tensor, "N V"], Bool[Tensor, "N V"]]:
     """Forbidden and withheld tokens per open position: a length token that may yet come true is only withheld."""
     special = run.spec.special
@@ -278,7 +278,7 @@ def _length_tokens(
     return run.is_forbidden(vocab_size) & ~withheld, withheld
 
 
-def _change_lengths(run: Run, look: _Look, lengths: Sequence[HoleLength]) -> Int[Tensor, " L"]:
+def _change_lengths(run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength]) -> Int[Tensor, " L"]:
     """The length changes of this step, traced; all zero where no hole may change."""
     canvas, logits = look.canvas, look.logits
     special = run.spec.special

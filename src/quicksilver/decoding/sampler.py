@@ -51,11 +51,11 @@ class BlockProgress:
 
 
 class Run:
-    """One request under way: its parameters, resolved against the checkpoint, and its accounts."""
+    """One request under way: its parameters, resolved against the checkpoint, its limits and its accounts."""
 
-    def __init__(self, logits_fn: CanvasLogits, spec: DiffusionSpec, params: SamplingParams) -> None:
+    def __init__(self, spec: DiffusionSpec, params: SamplingParams) -> None:
         """Resolve ``params``; raises ConfigError where they contradict the checkpoint."""
-        self.logits_fn, self.spec, self.params = logits_fn, spec, params
+        self.spec, self.params = spec, params
         self.policy = resolve_policy(spec, params)
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
@@ -74,16 +74,6 @@ class Run:
         at_limit = self.params.max_nfe is not None and self.ledger.nfe + 1 >= self.params.max_nfe
         return at_limit or block.step + 1 >= block.max_steps
 
-    def _commit_all(self, decision: Decision, seen: Window) -> Decision:
-        is_complete = bool((decision.commit == seen.is_masked).all()) and bool(decision.is_settled.all())
-        self.is_cut = self.is_spent and not is_complete
-        return Decision(
-            commit=seen.is_masked,
-            edit=decision.edit,
-            remask=torch.zeros_like(decision.remask),
-            is_settled=torch.ones_like(decision.is_settled),
-        )
-
     def is_forbidden(self, vocab_size: int) -> Bool[Tensor, " V"]:
         """Tokens that are never written: the special ones and the request's own."""
         if self._is_forbidden is None or self._is_forbidden.shape[0] != vocab_size:
@@ -100,10 +90,29 @@ class Run:
         noise = allowed[(chance * allowed.shape[0]).long()]
         return replace(canvas, token_ids=torch.where(canvas.is_masked, noise, canvas.token_ids))
 
+
+class ReferenceRun(Run):
+    """A run that looks at its canvas by full recompute and decides it alone."""
+
+    def __init__(self, logits_fn: CanvasLogits, spec: DiffusionSpec, params: SamplingParams) -> None:
+        """Resolve ``params``; raises ConfigError where they contradict the checkpoint."""
+        super().__init__(spec, params)
+        self.logits_fn = logits_fn
+
     def look(self, canvas: Canvas, block_ids: Int[Tensor, " L"], is_open: Bool[Tensor, " L"]) -> Float[Tensor, "N V"]:
         """One forward; the logits of the open positions."""
         logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
         return logits[is_open.nonzero()[:, 0].to(logits.device)]
+
+    def _commit_all(self, decision: Decision, seen: Window) -> Decision:
+        is_complete = bool((decision.commit == seen.is_masked).all()) and bool(decision.is_settled.all())
+        self.is_cut = self.is_spent and not is_complete
+        return Decision(
+            commit=seen.is_masked,
+            edit=decision.edit,
+            remask=torch.zeros_like(decision.remask),
+            is_settled=torch.ones_like(decision.is_settled),
+        )
 
     def step(
         self,

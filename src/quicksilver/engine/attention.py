@@ -194,11 +194,15 @@ class _Group:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, is_grouped: bool) -> Tensor:
         count, (num_rows, width) = self.rows.stop - self.rows.start, self.mask.shape
-        query = F.pad(query[:, :, self.rows], (0, 0, self.before, num_rows - count - self.before))
-        pad = (0, 0, 0, width - self.num_keys)
-        key, value = (F.pad(each[:, :, : self.num_keys], pad) for each in (key, value))
+        query = _padded(query[:, :, self.rows], self.before, num_rows - count - self.before)
+        key, value = (_padded(each[:, :, : self.num_keys], 0, width - self.num_keys) for each in (key, value))
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, enable_gqa=is_grouped)
         return out[:, :, self.before : self.before + count]
+
+
+def _padded(x: Tensor, before: int, behind: int) -> Tensor:
+    """Rows of zeros around those of ``x``; itself where there are none, since padding by nothing copies."""
+    return F.pad(x, (0, 0, before, behind)) if before or behind else x
 
 
 def _one_group(request: RequestRows) -> list[_Group]:

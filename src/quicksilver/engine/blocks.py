@@ -12,7 +12,7 @@ from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.engine.load import Load, block_length_under_load
 from quicksilver.engine.request import Continuation, Request
 from quicksilver.engine.scheduler import CAUSAL, Grid
-from quicksilver.engine.sequence import Look, Outcome, TokenRule, WindowSequence, WindowStep, frame
+from quicksilver.engine.sequence import Look, Outcome, TokenRule, WindowSequence, WindowStep
 from quicksilver.errors import ConfigError, EngineError
 
 
@@ -115,7 +115,7 @@ class BlockSequence(WindowSequence):
         self._token_ids = list(outcome.marks.token_ids)
         events, is_finished = self._take(outcome, is_forced)
         if self.request.has_frames:
-            events.append(frame(self.ledger.nfe, [self._prompt, *self._written, self.canvas]))
+            events.append(self.ledger.frame(Canvas.join([self._prompt, *self._written, self.canvas])))
         if not is_finished:
             return events
         reason, end = self._ending()

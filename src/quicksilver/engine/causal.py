@@ -13,7 +13,7 @@ from quicksilver.decoding.ledger import Marks, Places, commit_events
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, end_ids, kept_tokens, special_ids
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.engine.request import Continuation, Request
-from quicksilver.engine.sequence import Look, NextTokens, Outcome, Sequence, TokenRule, frame
+from quicksilver.engine.sequence import Look, NextTokens, Outcome, Sequence, TokenRule
 from quicksilver.errors import ConfigError, EngineError
 
 
@@ -68,7 +68,7 @@ class TokenSequence(Sequence):
         self._steps.append(self.ledger.nfe)
         if self.request.has_frames:
             prompt = Canvas.of_prompt(self.context_ids[: self.num_prompt])
-            events.append(frame(self.ledger.nfe, [prompt, self._canvas()]))
+            events.append(self.ledger.frame(Canvas.join([prompt, self._canvas()])))
         reason, length = self._ending(token_id)
         return events if reason is None else events + self._finish(reason, length)
 

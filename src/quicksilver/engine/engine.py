@@ -273,10 +273,14 @@ class Engine:
         for listener in self.on_end:
             listener(ticket)
 
-    def stream(self, request: Request) -> Generator[Event, None, None]:
-        """The events of a request while it and all others run; the last is Done. Bad requests raise here at once."""
-        ticket = self.submit(request)
-        return self._follow(ticket)
+    def stream(self, request: Request, *, submitted: float | None = None) -> Generator[Event, None, None]:
+        """The events of a request while it and all others run; the last is Done. Bad requests raise here at once.
+
+        Args:
+            request: what is asked.
+            submitted: as in ``submit``.
+        """
+        return self._follow(self.submit(request, submitted=submitted))
 
     def _follow(self, ticket: Ticket) -> Generator[Event, None, None]:
         try:

@@ -29,7 +29,6 @@ from quicksilver.engine.sequence import (
     TokenRule,
     WindowSequence,
     WindowStep,
-    frame,
 )
 from quicksilver.errors import EngineError
 
@@ -153,7 +152,7 @@ class FillingSequence(WindowSequence):
                 raise EngineError(f"a canvas cannot take {type(outcome).__name__}")
         self.is_reviewing = False
         if self.request.has_frames:
-            events.append(frame(self.ledger.nfe, [self.canvas]))
+            events.append(self.ledger.frame(self.canvas))
         return events + self._end_if_filled()
 
     def _resize(self, outcome: LengthChange) -> list[Event]:

@@ -6,6 +6,7 @@ Legend: T packed rows, N rows that are decided, B windows, W columns.
 from collections import defaultdict
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -85,10 +86,9 @@ class Runner:
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
         candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
-        starts = [sum(counts[:number]) for number in range(len(counts))]
-        parts = [candidates.rows(slice(start, start + count)) for start, count in zip(starts, counts, strict=True)]
+        parts = [candidates.rows(slice(start, stop)) for start, stop in pairwise(accumulate(counts, initial=0))]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
-        return self._outcomes(deciding, parts, seen)
+        return self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
 
     def _forward(self, turns: Seq[Turn]) -> Float[Tensor, "T D"]:
         ids, positions, rows, start = [], [], [], 0
@@ -139,10 +139,11 @@ class Runner:
         return found
 
     def _keep_last_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> None:
-        """Keep the last context row's hidden state of every turn that has one."""
+        """Keep the last context row's hidden state where a later forward may have to read it."""
         start = 0
         for turn in turns:
-            if turn.share.num_context:
+            # A window that comes with its context is followed by looks without it only where predictions are shifted.
+            if turn.share.num_context and (turn.look is None or self._spec.prediction_shift):
                 self._last_hidden[turn.sequence.job_id] = hidden[start + turn.share.num_context - 1].clone()
             start += turn.num_rows
 
@@ -198,7 +199,7 @@ class Runner:
         return found
 
     def _outcomes(
-        self, turns: Seq[Turn], parts: Seq[Candidates], watched: Seq[Tensor | None]
+        self, turns: Seq[Turn], parts: Seq[Candidates], watched: Seq[Tensor | None], *, are_finite: bool
     ) -> list[tuple[Turn, Outcome]]:
         outcomes: list[tuple[Turn, Outcome]] = []
         groups: dict[int, list[tuple[Turn, Candidates]]] = defaultdict(list)
@@ -211,7 +212,7 @@ class Runner:
                 and turn.look.watched
             ):
                 change = sequence.settle(turn.look, seen)
-            if not bool(torch.isfinite(part.confidence).all()):
+            if not (are_finite or bool(part.confidence.isfinite().all())):
                 outcomes.append((turn, Failure(InputError("the denoiser gave NaN or infinite logits"))))
             elif isinstance(sequence, TokenSequence):
                 outcomes.append((turn, NextTokens(tuple(part.token_ids.tolist()), tuple(part.confidence.tolist()))))

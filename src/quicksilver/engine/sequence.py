@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quicksilver.decoding.adjustments import Adjustments
 from quicksilver.decoding.canvas import Canvas, State
-from quicksilver.decoding.events import Done, Event, FinishReason, Frame
+from quicksilver.decoding.events import Done, Event, FinishReason
 from quicksilver.decoding.ledger import Ledger, Marks, Places, commit_events
 from quicksilver.decoding.lengths import HoleLength
 from quicksilver.decoding.params import SamplingParams
@@ -197,7 +197,7 @@ class Sequence(ABC):
 
 
 class WindowSequence(Sequence):
-    """A request that denoises a window; see ``blockwise`` and ``inplace``."""
+    """A request that denoises a window; see ``blocks`` and ``filling``."""
 
     canvas: Canvas
     """The window."""
@@ -208,7 +208,7 @@ class WindowSequence(Sequence):
 
     def __init__(self, job_id: int, request: Request, spec: DiffusionSpec) -> None:
         super().__init__(job_id, request, spec)
-        self.run = Run(_no_logits, spec, request.params)
+        self.run = Run(spec, request.params)
         self.run.ledger = self.ledger
         self.state: list[int] = []
         """States of the window, as a list."""
@@ -298,19 +298,3 @@ class WindowSequence(Sequence):
 
     def _cut_reason(self) -> FinishReason:
         return FinishReason.DEADLINE if self.is_late and not self.run.is_spent else FinishReason.MAX_NFE
-
-
-def frame(nfe: int, parts: Seq[Canvas]) -> Frame:
-    """A snapshot of a canvas given in parts."""
-    canvas = Canvas.join(parts)
-    return Frame(
-        nfe=nfe,
-        token_ids=tuple(canvas.token_ids.tolist()),
-        state=tuple(State(value) for value in canvas.state.tolist()),
-        confidence=tuple(canvas.confidence.tolist()),
-        hole=tuple(canvas.hole.tolist()),
-    )
-
-
-def _no_logits(token_ids: Tensor, block_ids: Tensor) -> Tensor:
-    raise AssertionError("the engine's forwards are the runner's")

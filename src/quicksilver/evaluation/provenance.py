@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from quicksilver.engine.costs import cpu_name
+
 
 def environment() -> dict[str, object]:
     """Hardware, versions and the commit of the code: what a figure needs beside it."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -19,15 +21,6 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "commit": _commit(),
     }
-
-
-def _cpu_name() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

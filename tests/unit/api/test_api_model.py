@@ -127,6 +127,25 @@ def test_a_bias_and_a_limit_of_forwards_reach_the_engine(model):
     assert completion.nfe == 1
 
 
+def test_psm_holes_share_one_deadline(model):
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.01
+        return now[0]
+
+    model.engine.clock = clock
+    template = "x = <FILL>\ny = <FILL>\n"
+    unlimited = model.infill_template(template, layout="psm", seed=0, threshold=2.0)
+    cut = model.infill_template(template, layout="psm", seed=0, threshold=2.0, deadline_ms=150.0)
+    assert cut.finish_reason is FinishReason.DEADLINE
+    # The first hole spends the time; a hole gets one forward whatever the time.
+    first, second = ({token.step for token in hole.tokens} for hole in cut.holes)
+    assert 1 < len(first) < unlimited.nfe
+    assert len(second) <= 1
+    assert cut.nfe == max(first) + 1
+
+
 def test_an_unknown_option_is_an_error(model):
     with pytest.raises(TypeError, match="thresold"):
         model.generate("a", thresold=0.5)

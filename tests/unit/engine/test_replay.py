@@ -138,6 +138,17 @@ def test_a_file_holds_every_option(tmp_path):
     assert len((tmp_path / "t").read_text(encoding="utf-8").splitlines()) == 3
 
 
+def test_self_speculation_can_be_traced(tmp_path):
+    spec = replace(fake_spec(), has_causal_context=True)
+    engine = Engine(random_denoiser(), spec)
+    params = SamplingParams(policy=make_policy("self_speculative"), max_tokens=9)
+    trace = record(engine, [Request(task=Continuation(prompt_ids=(11, 12)), params=params)], model="m")
+    save(tmp_path / "t", trace)
+    report = replay(engine, load(tmp_path / "t"))
+    assert report.difference is None
+    assert report.num_frames == trace.runs[0].result.nfe > 0
+
+
 def test_a_cut_by_the_deadline_is_repeated_without_a_clock():
     now = [0.0]
     engine = engine_of(clock=lambda: now[0])

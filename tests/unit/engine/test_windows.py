@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.params import SamplingParams
 from quicksilver.decoding.policies import POLICY_NAMES, ConfidenceThreshold, Policy, make_policy
-from quicksilver.decoding.sampler import BlockProgress, Run
+from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.diffusion.spec import Objective
 from quicksilver.engine.windows import RowStep, WindowState, take_step
@@ -41,7 +41,7 @@ def reference(window, row: int, logits, policy: Policy, is_forced: bool):
     """The same row through the reference sampler."""
     objective = Objective.UNIFORM if policy.starts_from_noise else Objective.MASK
     params = SamplingParams(policy=policy, seed=int(window.seed[row]), vocab_size=VOCAB, temperature=0.0)
-    run = Run(UniformDenoiser(VOCAB), fake_spec(objective), params)
+    run = ReferenceRun(UniformDenoiser(VOCAB), fake_spec(objective), params)
     run.ledger.nfe = 7
     canvas = Canvas(
         token_ids=window.token_ids[row],
