@@ -1,0 +1,1 @@
+"""Speaking to any server of an OpenAI-compatible API."""
