@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from quicksilver.api.model import Model
-from quicksilver.checkpoints.folder import TOKENIZER_FILE, load_folder
+from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, load_folder
+from quicksilver.engine.engine import EngineConfig
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.tokenization.tokenizer import Tokenizer
 
@@ -37,12 +38,15 @@ def find_model(path_or_name: str | Path) -> Path:
     )
 
 
-def load(path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None) -> Model:
+def load(
+    path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None, engine_config: EngineConfig | None = None
+) -> Model:
     """Load a model in float32.
 
     Args:
         path_or_name: a checkpoint folder, or the name of a bundled model.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU if there is one.
+        engine_config: limits of the engine that runs its requests; None: defaults.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
@@ -54,7 +58,15 @@ def load(path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None)
     if not (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{folder} lacks {TOKENIZER_FILE}")
     tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
-    return Model(denoiser.to(target), spec, tokenizer, name=folder.resolve().name)
+    template = folder / CHAT_TEMPLATE_FILE
+    return Model(
+        denoiser.to(target),
+        spec,
+        tokenizer,
+        name=folder.resolve().name,
+        chat_template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        engine_config=engine_config,
+    )
 
 
 def _device(name: str | None) -> torch.device:

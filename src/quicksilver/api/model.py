@@ -34,7 +34,7 @@ from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.request import Continuation, Filling
 from quicksilver.engine.request import Request as EngineRequest
-from quicksilver.errors import CheckpointError, ConfigError, InputError
+from quicksilver.errors import CheckpointError, ConfigError, ContextLengthError, InputError
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 from quicksilver.tokenization.tokenizer import Tokenizer
@@ -52,9 +52,18 @@ class Model:
         tokenizer: Tokenizer,
         *,
         name: str,
+        chat_template: str | None = None,
         engine_config: EngineConfig | None = None,
     ) -> None:
         """Put the parts together.
+
+        Args:
+            denoiser: in evaluation mode.
+            spec: how it was trained.
+            tokenizer: of its vocabulary.
+            name: for messages and answers.
+            chat_template: Jinja source that turns a conversation into a prompt; None: the checkpoint knows none.
+            engine_config: limits of its engine.
 
         Raises:
             CheckpointError: the tokenizer has ids the denoiser has no embedding for.
@@ -65,6 +74,7 @@ class Model:
         self.name = name
         self.spec = spec
         self.tokenizer = tokenizer
+        self.chat_template = chat_template
         self._denoiser = denoiser
         self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
         self._engine_config = engine_config
@@ -236,7 +246,8 @@ class Model:
             task = Continuation(prompt_ids=tuple(self._prompt(request)))
             params = self._generation_params(request, params)
         elif request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
-            task = Filling(template=tuple(self._template(request)))
+            # The hole is filled whole; the session cuts its text.
+            task, params = Filling(template=tuple(self._template(request))), replace(params, stop=None)
         elif request.num_holes == 1:
             params = replace(params, max_tokens=self._psm_room(request))
             task = self._psm_task(request, "", params, 0)
@@ -360,7 +371,7 @@ class Model:
 
     def _require_room(self, count: int, what: str) -> None:
         if count > self.max_length:
-            raise InputError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")
+            raise ContextLengthError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")
 
     def _prompt(self, request: GenerateRequest) -> list[int]:
         start = self.spec.special.file
@@ -404,8 +415,11 @@ class Model:
         most = max(space - sum(map(len, texts)), space // 2) // request.num_holes
         cap = max(min(self.spec.decoding.max_hole_length, most), 1)
         holes = [self._hole(options, cap) for options in request.hole_options]
-        room = sum(hole.known_length or hole.max_length or cap for hole in holes)
-        self._require_room(self._num_canvas_sentinels + room, f"{len(holes)} holes of up to {room} tokens in all,")
+        lengths = [hole.known_length or hole.max_length or cap for hole in holes]
+        room = sum(lengths)
+        self._require_room(
+            self._num_canvas_sentinels + room, f"{len(holes)} holes of up to {max(lengths)} tokens, {room} in all,"
+        )
         seen = crop_around_holes(texts, space - room, self.tokenizer.newline_id)
         rest = (part for pair in zip(holes, seen[1:], strict=True) for part in (pair[0], Text(token_ids=pair[1])))
         return [Text(token_ids=seen[0]), *rest]

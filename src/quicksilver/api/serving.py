@@ -85,6 +85,10 @@ class AsyncModel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Abort what runs; its consumers get an EngineError. Closing twice does nothing."""
         await self._engine.aclose()
 
     async def submit(self, request: GenerateRequest | InfillRequest, *, has_snapshots: bool = False) -> Answer:

@@ -18,6 +18,7 @@ from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
 
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILE = "tokenizer.json"
 _SPEC_KEY = "quicksilver"
 

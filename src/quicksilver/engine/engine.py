@@ -24,7 +24,7 @@ from quicksilver.engine.scheduler import Scheduler, SchedulerConfig
 from quicksilver.engine.sequence import Failure, Outcome
 from quicksilver.engine.sequence import Sequence as RunningRequest
 from quicksilver.engine.speculation import SpeculativeSequence
-from quicksilver.errors import ConfigError, EngineError, InputError
+from quicksilver.errors import ConfigError, ContextLengthError, EngineError, InputError
 from quicksilver.models.denoiser import Denoiser
 
 
@@ -123,6 +123,7 @@ class Engine:
         """Called with every request that has ended, in the thread that steps; what they raise breaks the loop."""
         self.clock = clock
         self._next_id = 0
+        self._num_rows = 0
         self._forward_seconds = 0.0
         """Of the last forward: what a deadline must leave room for."""
 
@@ -130,6 +131,21 @@ class Engine:
     def num_requests(self) -> int:
         """Waiting and running ones."""
         return len(self._tickets)
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of key/value memory."""
+        return self._pool.num_pages
+
+    @property
+    def num_pages_in_use(self) -> int:
+        """Pages that running requests hold; what is only kept for reuse does not count."""
+        return self._pool.num_pages - self._pool.num_available
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the last forward."""
+        return self._num_rows
 
     def submit(self, request: Request, *, submitted: float | None = None) -> Ticket:
         """Queue a request.
@@ -144,7 +160,7 @@ class Engine:
         """
         sequence = self._sequence(request)
         if sequence.most_positions > self._max_length:
-            raise InputError(
+            raise ContextLengthError(
                 f"the request takes up to {sequence.most_positions} positions, the model's context is "
                 f"{self._max_length} (max_length)"
             )
@@ -191,6 +207,10 @@ class Engine:
         now = self.clock()
         shares = self._scheduler.plan()
         self._load.num_running = self._scheduler.num_running
+        self._num_rows = sum(
+            share.num_context + (self._tickets[share.job_id].sequence.num_window if share.has_window else 0)
+            for share in shares
+        )
         turns = []
         for share in shares:
             ticket = self._tickets[share.job_id]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from quicksilver.protocol.sampling import MaxTokens, NumChoices, SamplingFields
 from quicksilver.protocol.wire import DiffusionMeta, TraceStep, Usage, Wire
@@ -138,6 +138,11 @@ class Delta(Wire):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Some clients append a null content to what they have.
+        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class ChunkChoice(Wire):

@@ -1,0 +1,116 @@
+"""The application: routes, limits, errors, one engine."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from quicksilver import __version__
+from quicksilver.api import Model
+from quicksilver.protocol.service import ModelPricing
+from quicksilver.server import errors
+from quicksilver.server.config import ServerConfig
+from quicksilver.server.errors import ApiError, to_response
+from quicksilver.server.metering import Gate, OpenGate
+from quicksilver.server.routes import chat, completions, infill, service
+from quicksilver.server.service import Service
+
+FREE = ModelPricing(prompt="0", completion="0", input_cache_reads="0")
+
+
+def create_app(
+    model: Model, config: ServerConfig | None = None, *, gate: Gate | None = None, prices: ModelPricing = FREE
+) -> FastAPI:
+    """The HTTP application of one model.
+
+    Args:
+        model: to serve; nothing else may use its engine meanwhile.
+        config: limits; None: defaults.
+        gate: who may ask for how much; None: everybody.
+        prices: told by the model lists.
+    """
+    config = ServerConfig() if config is None else config
+    served = Service(model, config)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with served.running():
+            yield
+
+    app = FastAPI(title="Quicksilver", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
+    app.state.service, app.state.gate, app.state.prices = served, gate or OpenGate(), prices
+    for routes in (chat, completions, infill, service):
+        app.include_router(routes.router)
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
+    app.add_middleware(RequestLog, service=served)
+    return app
+
+
+class BodyLimit:
+    """Refuses bodies above a size, before or while they are read."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        """Guard an application."""
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            await to_response(self._error())(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise self._error()
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _error(self) -> ApiError:
+        return ApiError(413, f"the body is larger than {self._max_bytes} bytes (max_body_bytes)", code="body_too_large")
+
+
+class RequestLog:
+    """Gives every request an id, times it, counts it."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        """Watch an application."""
+        self._app, self._service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 500
+        request_id = f"req_{uuid.uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                headers["openai-processing-ms"] = str(round((time.monotonic() - started) * 1000))
+                for name, value in scope["state"].get("headers", {}).items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._service.metrics.requests.labels(route, str(status)).inc()
+            self._service.metrics.latency.labels(route).observe(time.monotonic() - started)
