@@ -27,10 +27,12 @@ _COMMANDS = {
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
     "export": "Write a model as a Hugging Face folder.",
+    "keys": "Make, list and revoke API keys of the server.",
 }
 
 _GROUP_EXAMPLES = {
     "corpus": "quicksilver corpus build --profile test --out data/corpus\nquicksilver corpus list --profile laptop",
+    "keys": "quicksilver keys create laptop --grant unlimited\nquicksilver keys list\nquicksilver keys revoke laptop",
 }
 """Of subcommands that have subcommands of their own."""
 
