@@ -10,8 +10,20 @@ import tests.shape_checks  # noqa: F401  # the hook finds it by name
 # Checks the shapes and dtypes written in public signatures. It must come before the first import of the package.
 # torch.compile cannot trace the checks, so tests marked `compiled` run as a second session without them.
 IS_SHAPE_CHECKED = os.environ.get("JAXTYPING_DISABLE", "0") != "1"
+PACKAGES_WITH_TENSORS = (
+    "api",
+    "checkpoints",
+    "decoding",
+    "diffusion",
+    "engine",
+    "evaluation",
+    "models",
+    "quantization",
+    "tokenization",
+    "training",
+)
 if IS_SHAPE_CHECKED:
-    install_import_hook("quicksilver", "tests.shape_checks.checked")
+    install_import_hook([f"quicksilver.{name}" for name in PACKAGES_WITH_TENSORS], "tests.shape_checks.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -45,6 +45,7 @@ def create_app(
     app.state.service, app.state.gate, app.state.prices = served, gate or OpenGate(), prices
     for routes in (chat, completions, infill, service):
         app.include_router(routes.router)
+    app.include_router(service.guarded)
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     app.add_middleware(RequestLog, service=served)

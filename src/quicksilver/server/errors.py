@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from quicksilver.errors import ConfigError, ContextLengthError, EngineError, OverloadedError, UsageError
+from quicksilver.errors import ConfigError, ContextLengthError, EngineError, OverloadedError, StorageError, UsageError
 from quicksilver.protocol.wire import ErrorBody, ErrorResponse
 
 _log = logging.getLogger("quicksilver.server")
@@ -81,6 +81,8 @@ def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retr
             return ApiError(400, str(error), code="invalid_value")
         case OverloadedError():
             return overloaded(str(error), retry_after)
+        case StorageError():
+            return ApiError(500, str(error), kind="server_error", code="storage_error")
         case EngineError():
             return ApiError(500, str(error), kind="server_error", code="engine_error")
         case _:

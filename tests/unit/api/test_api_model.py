@@ -370,7 +370,7 @@ def test_a_long_file_is_seen_near_its_holes(model, canvases, layout):
 
 
 def test_holes_that_cannot_fit_are_refused(model):
-    with pytest.raises(InputError, match=rf"2 holes of up to 140 tokens in all, takes 141 tokens.*{MAX_LENGTH}"):
+    with pytest.raises(InputError, match=rf"2 holes of up to 70 tokens, 140 in all, takes 141 tokens.*{MAX_LENGTH}"):
         model.infill_template("a<FILL>b<FILL>", hole_length=70)
     with pytest.raises(InputError, match="a hole of up to 200 tokens"):
         model.infill("a", "b", layout="psm", max_hole_length=200)

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillRequest
 from quicksilver.coding.dialects import parse_fim
+from quicksilver.engine.request import Usage as EngineUsage
 from quicksilver.errors import UsageError
 from quicksilver.protocol.completions import (
     CompletionChoice,
@@ -140,9 +141,20 @@ async def _scored(
 ) -> Response:
     """The prompts themselves, with their log-probabilities; one forward each."""
     num_input = sum(len(score.tokens) for score in scores)
-    permit = await http.app.state.gate.admit(http, num_input=num_input, max_output=0)
-    await permit.settle([], "stop")
     head = Head.new(service, "cmpl-", body.model)
+    permit = await http.app.state.gate.admit(http, model=head.model, num_input=num_input, max_output=0)
+    read = EngineUsage(
+        nfe=len(scores),
+        num_forwards=len(scores),
+        num_written=0,
+        num_edits=0,
+        num_prompt=num_input,
+        num_cached=0,
+        num_preemptions=0,
+        queue_seconds=0.0,
+        seconds=0.0,
+    )
+    await permit.settle([read], "length")
     choices = [
         CompletionChoice(index=index, text=echo, finish_reason="length", logprobs=scores[index] if scores else None)
         for index, echo in enumerate(echoes)

@@ -39,12 +39,13 @@ from quicksilver.protocol.infill import (
     TokenConfidence,
 )
 from quicksilver.protocol.wire import ErrorResponse
+from quicksilver.server import sse
 from quicksilver.server.errors import as_api_error
-from quicksilver.server.generation import Head, account, engine_usages, finish_reason, sse, trace_of
+from quicksilver.server.generation import Head, account, collected, finish_reason, trace_of, used_until_abort
 from quicksilver.server.metering import Permit
 from quicksilver.server.routes._shared import ERRORS, ServiceOf, count_input, most_output
 from quicksilver.server.sampling import decoding_options
-from quicksilver.server.service import ClientGoneError, Service, completions_of, merged, until_hang_up
+from quicksilver.server.service import ClientGoneError, Service, merged
 
 router = APIRouter()
 
@@ -60,7 +61,7 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     try:
         request = _request(body, service)
         permit = await http.app.state.gate.admit(
-            http, num_input=count_input(service, request), max_output=most_output(request)
+            http, model=head.model, num_input=count_input(service, request), max_output=most_output(request)
         )
         try:
             [answer] = await service.submit([request], has_snapshots=body.stream)
@@ -70,12 +71,10 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     except UsageError as error:
         raise as_api_error(error, fields=fields) from error
     if body.stream:
-        return sse(_events(service, permit, body, head, answer))
+        return sse.respond(_events(service, permit, body, head, answer))
     try:
-        [completion] = await until_hang_up(http, completions_of([answer]))
+        [completion] = await collected(service, permit, http, [answer])
     except ClientGoneError:
-        service.metrics.aborts.inc()
-        await permit.settle(engine_usages([answer]), "aborted")
         return Response(status_code=499)
     response = await _response(service, permit, body, head, answer, completion)
     return JSONResponse(response.model_dump(mode="json"))
@@ -133,18 +132,17 @@ async def _events(
                 else:
                     yield _told(_wire(event))
     except Exception as error:  # noqa: BLE001  # the status has been sent: told as an event
-        yield ServerSentEvent(data=ErrorResponse(error=as_api_error(error).body).model_dump_json())
+        yield sse.event(ErrorResponse(error=as_api_error(error).body))
     finally:
         if not is_settled:
-            answer.abort()
             service.metrics.aborts.inc()
             with anyio.CancelScope(shield=True):
-                await permit.settle(engine_usages([answer]), "aborted")
-    yield ServerSentEvent(data="[DONE]")
+                await permit.settle(await used_until_abort([answer]), "aborted")
+    yield sse.END
 
 
 def _told(event: InfillEvent) -> ServerSentEvent:
-    return ServerSentEvent(data=event.model_dump_json(exclude_none=True))
+    return sse.event(event, exclude_none=True)
 
 
 def _wire(event: StreamEvent) -> InfillEvent:
