@@ -13,17 +13,16 @@ from quicksilver import __version__
 from quicksilver.api import Model
 from quicksilver.protocol.service import ModelPricing
 from quicksilver.server import errors
+from quicksilver.server.accounts import Prices
 from quicksilver.server.config import ServerConfig
 from quicksilver.server.errors import ApiError, to_response
 from quicksilver.server.metering import Gate, OpenGate
 from quicksilver.server.routes import chat, completions, infill, service
 from quicksilver.server.service import Service
 
-FREE = ModelPricing(prompt="0", completion="0", input_cache_reads="0")
-
 
 def create_app(
-    model: Model, config: ServerConfig | None = None, *, gate: Gate | None = None, prices: ModelPricing = FREE
+    model: Model, config: ServerConfig | None = None, *, gate: Gate | None = None, prices: Prices | None = None
 ) -> FastAPI:
     """The HTTP application of one model.
 
@@ -31,7 +30,7 @@ def create_app(
         model: to serve; nothing else may use its engine meanwhile.
         config: limits; None: defaults.
         gate: who may ask for how much; None: everybody.
-        prices: told by the model lists.
+        prices: told by the model lists; None: nothing costs anything.
     """
     config = ServerConfig() if config is None else config
     served = Service(model, config)
@@ -42,7 +41,7 @@ def create_app(
             yield
 
     app = FastAPI(title="Quicksilver", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
-    app.state.service, app.state.gate, app.state.prices = served, gate or OpenGate(), prices
+    app.state.service, app.state.gate, app.state.prices = served, gate or OpenGate(), _pricing(prices or Prices())
     for routes in (chat, completions, infill, service):
         app.include_router(routes.router)
     app.include_router(service.guarded)
@@ -50,6 +49,11 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
     app.add_middleware(RequestLog, service=served)
     return app
+
+
+def _pricing(prices: Prices) -> ModelPricing:
+    per_token = [format(price / 10**6, "f") for price in (prices.input, prices.output, prices.cached)]
+    return ModelPricing(prompt=per_token[0], completion=per_token[1], input_cache_reads=per_token[2])
 
 
 class BodyLimit:
