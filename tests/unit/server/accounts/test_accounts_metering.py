@@ -95,3 +95,10 @@ def test_tokens_are_held_until_the_bill_is_written_even_if_the_task_has_gone(met
     may_write.set()
     thread.join(10)
     assert left(meter, key) == 45
+
+
+def test_a_bill_that_starts_after_the_task_has_gone_counts_all_the_same(meter, key):
+    with meter.admit(key, input_tokens=10, max_output_tokens=30) as admission:
+        pass
+    admission.bill(make_usage("r1", key.id))
+    assert (used(meter, key), left(meter, key)) == ((1, 10, 5), 45)
