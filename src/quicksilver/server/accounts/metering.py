@@ -80,8 +80,7 @@ class Admission:
             self._settle(0)
 
     def _settle(self, output_tokens: int) -> None:
-        if self._is_settled:
-            return
-        self._is_settled = True
         self._meter.limiter.settle(self._charge, output_tokens)
-        self._meter.accounts.release(self._charge.key_id, self._held_tokens)
+        if not self._is_settled:
+            self._is_settled = True
+            self._meter.accounts.release(self._charge.key_id, self._held_tokens)

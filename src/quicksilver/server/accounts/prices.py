@@ -5,8 +5,6 @@ from decimal import Decimal
 
 from quicksilver.errors import ConfigError
 
-NANODOLLARS_PER_DOLLAR = 10**9
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prices:
@@ -36,6 +34,6 @@ class Prices:
             cached_tokens: those of them that the prefix cache held.
             output_tokens: what was written.
         """
-        read_tokens = input_tokens - cached_tokens
-        dollars_per_million = self.input * read_tokens + self.cached * cached_tokens + self.output * output_tokens
-        return int(dollars_per_million * 1000)
+        # A dollar per million tokens is 1000 nano-dollars per token. Multiplied as integers, as decimals round.
+        of_input, of_cached, of_output = (int(price * 1000) for price in (self.input, self.cached, self.output))
+        return of_input * (input_tokens - cached_tokens) + of_cached * cached_tokens + of_output * output_tokens
