@@ -1,6 +1,5 @@
 """What every generating route does: admit, submit, collect or stream, account, answer."""
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -31,10 +30,12 @@ from quicksilver.protocol.sampling import SamplingFields
 from quicksilver.protocol.wire import CompletionDetails, DiffusionMeta, ErrorResponse, PromptDetails, TraceStep, Usage
 from quicksilver.server import sse
 from quicksilver.server.errors import as_api_error
+from quicksilver.server.logs import log
 from quicksilver.server.metering import Permit
 from quicksilver.server.service import ClientGoneError, Service, completions_of, merged, until_hang_up
 
-_log = logging.getLogger("quicksilver.server")
+Note = dict[str, str | int | float]
+"""What the log will say of a request."""
 
 MASK_SIGN = "░"
 """Stands for a mask in the frames of a ``diffusing`` stream."""
@@ -113,6 +114,7 @@ class Work:
         return await account(
             service,
             permit,
+            self.http.state.note,
             answers,
             completions,
             num_per_prompt=self.num_per_prompt,
@@ -169,16 +171,20 @@ async def used_until_abort(answers: Sequence[Answer]) -> list[EngineUsage]:
 async def account(
     service: Service,
     permit: Permit,
+    note: Note,
     answers: Sequence[Answer],
     completions: Sequence[Completion],
     *,
     num_per_prompt: int = 1,
     num_predicted: int = 0,
 ) -> Usage:
-    """Count what was used, durably, before the client is told; see ``Work`` for the last two."""
+    """Count what was used, durably, before the client is told, and note it; see ``Work`` for the last two."""
     usages = engine_usages(answers)
     service.metrics.ended(usages)
     usage = _usage(answers, completions, num_per_prompt, num_predicted)
+    note |= {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens, "nfe": usage.nfe}
+    if service.config.logs_prompts:
+        note["text"] = "\n".join(completion.text for completion in completions)
     await permit.settle(usages, finish_reason(completions[0]))
     return usage
 
@@ -233,7 +239,7 @@ class _Stream:
             if self._work.fields.includes_usage:
                 yield sse.event(self._work.shape.usage(self._head, usage))
         except Exception as error:  # noqa: BLE001  # the status has been sent: told as an event
-            _log.warning("%s failed in mid-stream: %s", self._head.id, error)
+            log.warning("%s failed in mid-stream: %s", self._head.id, error)
             yield sse.event(ErrorResponse(error=as_api_error(error).body))
         finally:
             if not is_settled:

@@ -4,12 +4,17 @@ import json
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import quicksilver
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillRequest
 from quicksilver.diffusion.spec import Objective
 from quicksilver.server.app import create_app
 from quicksilver.server.config import ServerConfig
+from quicksilver.server.logs import JsonLines
+from quicksilver.server.tracing import Tracing
 from tests.serving import events, listening, wait_until
 from tests.tiny_checkpoints import save_tiny_checkpoint
 
@@ -318,3 +323,33 @@ def test_a_trace_is_returned_on_request(client):
     body = post(client, "/v1/completions", prompt="x", max_tokens=8, return_trace=True, **SAMPLED).json()
     steps = body["choices"][0]["trace"]
     assert {entry["step"] for entry in steps} == set(range(1, body["usage"]["nfe"] + 1))
+
+
+def test_the_log_tells_of_requests_and_not_of_prompts(client, caplog):
+    with caplog.at_level("INFO", logger="quicksilver.server"):
+        answer = post(client, "/v1/completions", prompt="SECRET = ", max_tokens=4, **SAMPLED)
+    [line] = [JsonLines().format(record) for record in caplog.records if record.getMessage() == "request"]
+    told = json.loads(line)
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert told["route"] == "/v1/completions"
+    assert told["output_tokens"] == 4
+    assert "SECRET" not in caplog.text + line
+
+
+def test_prompts_are_logged_on_request(reference, caplog):
+    app = create_app(reference, ServerConfig(logs_prompts=True))
+    with caplog.at_level("INFO", logger="quicksilver.server"), listening(app) as url:
+        httpx.post(f"{url}/v1/completions", json={"prompt": "SECRET = ", "max_tokens": 4}, timeout=30)
+    assert any("SECRET" in JsonLines().format(record) for record in caplog.records)
+
+
+def test_spans_of_requests(reference):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with listening(create_app(reference, tracing=Tracing(provider.get_tracer("tests")))) as url:
+        httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 4}, timeout=30)
+    [span] = exporter.get_finished_spans()
+    assert span.name == "/v1/completions"
+    assert span.attributes["quicksilver.status"] == 200
+    assert span.attributes["quicksilver.output_tokens"] == 4

@@ -41,6 +41,8 @@ async def run(service: Service, work: Work) -> Response:
     """Admit the work and answer it; what is wrong with it is told by field."""
     limits = [most_output(request) for request in work.requests]
     num_input = sum(count_input(service, request) for request in work.requests[:: work.num_per_prompt])
+    if service.config.logs_prompts:
+        work.http.state.note["prompt"] = repr([_shown(request) for request in work.requests])
     try:
         permit = await work.http.app.state.gate.admit(
             work.http, model=service.name(work.fields.model), num_input=num_input, max_output=sum(limits)
@@ -48,6 +50,10 @@ async def run(service: Service, work: Work) -> Response:
         return await answer(service, permit, work)
     except UsageError as error:
         raise as_api_error(error, fields=work.fields.model_fields_set) from error
+
+
+def _shown(request: GenerateRequest | InfillRequest) -> object:
+    return request.texts if isinstance(request, InfillRequest) else request.prompt
 
 
 def count_input(service: Service, request: GenerateRequest | InfillRequest) -> int:
