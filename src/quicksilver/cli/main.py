@@ -25,7 +25,7 @@ _COMMANDS = {
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
-    "export": "Write a model as a Hugging Face folder.",
+    "export": "Write a model as a Hugging Face folder or a GGUF file.",
 }
 
 _GROUP_EXAMPLES = {
