@@ -38,6 +38,9 @@ class Request:
     may_follow_load: bool = False
     """Whether blocks may get shorter while many requests run. Never for a request whose seed its caller chose: its
     decisions must not depend on who else is there."""
+    block_lengths: tuple[int, ...] = ()
+    """Lengths of a continuation's blocks, in order, as an earlier run had them under load; see ``replay``. Blocks
+    behind them follow ``params``."""
     tenant: bytes = b""
     """Only requests of one tenant share cached prefixes."""
     has_frames: bool = False

@@ -76,19 +76,23 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, turns: Seq[Turn]) -> list[tuple[Turn, Outcome]]:
-        """One forward: what it means for every turn that has a look. No sequence has changed yet."""
+        """One forward: what it means for every turn that has a look. No sequence has changed yet.
+
+        A turn without a look has an outcome only if its rows came to nothing: then its pages must not be shared.
+        """
         hidden = self._forward(turns)
+        spoiled = _spoiled_prefills(turns, hidden)
         self._keep_last_rows(turns, hidden)
         deciding = [turn for turn in turns if turn.look is not None]
         if not deciding:
-            return []
+            return spoiled
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
         candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
         parts = [candidates.rows(slice(start, stop)) for start, stop in pairwise(accumulate(counts, initial=0))]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
-        return self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
+        return spoiled + self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
 
     def _forward(self, turns: Seq[Turn]) -> Float[Tensor, "T D"]:
         ids, positions, rows, start = [], [], [], 0
@@ -213,7 +217,7 @@ class Runner:
             ):
                 change = sequence.settle(turn.look, seen)
             if not (are_finite or bool(part.confidence.isfinite().all())):
-                outcomes.append((turn, Failure(InputError("the denoiser gave NaN or infinite logits"))))
+                outcomes.append((turn, _not_finite()))
             elif isinstance(sequence, TokenSequence):
                 outcomes.append((turn, NextTokens(tuple(part.token_ids.tolist()), tuple(part.confidence.tolist()))))
             elif change is not None:
@@ -256,6 +260,22 @@ class Runner:
         candidates = parts[0] if len(parts) == 1 else Candidates.join(parts)
         outcome = take_step(before, is_open, candidates.to(is_open.device), rows, self._spec.special.mask)
         return _window_steps(outcome, sequences)
+
+
+def _not_finite() -> Failure:
+    return Failure(InputError("the denoiser gave NaN or infinite logits"))
+
+
+def _spoiled_prefills(turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> list[tuple[Turn, Outcome]]:
+    """Failures of the turns that only read context and got a row that is not finite; a look would show it later."""
+    spoiled: list[tuple[Turn, Outcome]] = []
+    start = 0
+    for turn in turns:
+        rows = hidden[start : start + turn.num_rows]
+        if turn.look is None and not bool(rows.isfinite().all()):
+            spoiled.append((turn, _not_finite()))
+        start += turn.num_rows
+    return spoiled
 
 
 def _window_steps(outcome: StepOutcome, sequences: Seq[WindowSequence]) -> list[WindowStep]:

@@ -167,6 +167,11 @@ class Sequence(ABC):
         """Whether what is decided depends on the candidates' entropy."""
         return False
 
+    @property
+    def shortened_blocks(self) -> tuple[int, ...]:
+        """Lengths of all blocks so far if load made some shorter; what ``Request.block_lengths`` repeats."""
+        return ()
+
     @abstractmethod
     def look(self) -> Look: ...
 

@@ -140,13 +140,13 @@ def test_broken_rules_end_their_own_request_only(params, error, words):
         assert without_rounding(ticket.events) == expected_events(request)
 
 
+def poison(module, given, embedded):
+    return embedded.masked_fill((given[0] == POISON)[..., None], torch.nan)
+
+
 def poisoned_denoiser() -> Denoiser:
     """Gives NaN to whatever sees ``POISON``; the head, whose table is the same, is sound."""
     denoiser = random_denoiser()
-
-    def poison(module, given, embedded):
-        return embedded.masked_fill((given[0] == POISON)[..., None], torch.nan)
-
     denoiser.model.embed_tokens.register_forward_hook(poison)
     return denoiser
 
@@ -169,6 +169,24 @@ def test_nan_ends_the_request_that_gets_it_only(faulty):
         _ = tickets.pop(0).result
     for request, ticket in zip(requests, tickets, strict=True):
         assert without_rounding(ticket.events) == expected_events(request)
+
+
+@pytest.mark.parametrize("poisoned", [2, 13])
+def test_nan_in_a_forward_that_only_reads_is_not_shared(poisoned):
+    """The next request with the same beginning, on a network that has recovered, must not read spoiled pages."""
+    prompt = tuple(POISON if at == poisoned else 10 + at for at in range(20))
+    request, denoiser = continuation(prompt_ids=prompt), random_denoiser()
+    engine = engine_of(CAUSAL, denoiser, page_size=4, row_budget=8)
+    hook = denoiser.model.embed_tokens.register_forward_hook(poison)
+    (spoiled,) = run_all(engine, [request])
+    assert spoiled.usage.nfe == 0
+    with pytest.raises(InputError, match="NaN"):
+        _ = spoiled.result
+    hook.remove()
+    (sound,) = run_all(engine, [request])
+    # The pages that are full before the forward that went wrong are good.
+    assert sound.usage.num_cached == poisoned // 8 * 8
+    assert without_rounding(sound.events) == expected_events(request, CAUSAL)
 
 
 def out_of_memory(denoiser: Denoiser, too_much) -> list[int]:
