@@ -15,6 +15,7 @@ from sse_starlette import ServerSentEvent
 
 from quicksilver.api import (
     Answer,
+    Cell,
     Completion,
     Done,
     FinishReason,
@@ -27,7 +28,15 @@ from quicksilver.api import (
 )
 from quicksilver.engine.request import Usage as EngineUsage
 from quicksilver.protocol.sampling import SamplingFields
-from quicksilver.protocol.wire import CompletionDetails, DiffusionMeta, ErrorResponse, PromptDetails, TraceStep, Usage
+from quicksilver.protocol.wire import (
+    CellFrame,
+    CompletionDetails,
+    DiffusionMeta,
+    ErrorResponse,
+    PromptDetails,
+    TraceStep,
+    Usage,
+)
 from quicksilver.server import sse
 from quicksilver.server.errors import as_api_error
 from quicksilver.server.logs import log
@@ -40,6 +49,7 @@ Note = dict[str, str | int | float]
 MASK_SIGN = "░"
 """Stands for a mask in the frames of a ``diffusing`` stream."""
 
+_STATES = {State.PROMPT: "final", State.MASK: "mask", State.DRAFT: "draft", State.FINAL: "final"}
 _STOPPED = frozenset({FinishReason.EOS, FinishReason.STOP, FinishReason.FILLED})
 
 
@@ -204,6 +214,14 @@ def trace_of(completion: Completion, fields: SamplingFields) -> list[TraceStep] 
     ]
 
 
+def cell_frames(cells: Sequence[Cell]) -> list[CellFrame]:
+    """A hole as it stands, token by token."""
+    return [
+        CellFrame.model_validate({"text": cell.text, "state": _STATES[cell.state], "confidence": cell.confidence})
+        for cell in cells
+    ]
+
+
 class _Stream:
     """The events of one streamed answer."""
 
@@ -265,8 +283,8 @@ class _Stream:
             text = event.completion.holes[0].text
             rest = settled.rest(text)
             if self._work.fields.diffusing:
-                meta = _meta(event.completion.nfe, [token.confidence for token in event.completion.holes[0].tokens])
-                return [shape.frame(self._head, index, text, meta.model_copy(update={"settled_chars": len(text)}))]
+                meta = _last_meta(event.completion, has_cells=self._work.fields.return_trace)
+                return [shape.frame(self._head, index, text, meta)]
             return self._deltas(index, rest)
         told = settled.take(event)
         if not self._work.fields.diffusing:
@@ -292,14 +310,22 @@ class _Stream:
             nfe=snapshot.nfe,
             settled_chars=len(self._settled[index].text),
             mean_confidence=sum(cell.confidence for cell in known) / len(known) if known else 0.0,
+            cells=cell_frames(cells) if self._work.fields.return_trace else None,
         )
         return self._work.shape.frame(self._head, index, text, meta)
 
 
-def _meta(nfe: int, confidence: Sequence[float]) -> DiffusionMeta:
-    mean = sum(confidence) / len(confidence) if confidence else 0.0
+def _last_meta(completion: Completion, *, has_cells: bool) -> DiffusionMeta:
+    hole = completion.holes[0]
+    cells = [CellFrame(text=token.text, state="final", confidence=token.confidence) for token in hole.tokens]
     return DiffusionMeta(
-        diffusion_content=False, diffusion_progress=1.0, step=nfe, nfe=nfe, settled_chars=0, mean_confidence=mean
+        diffusion_content=False,
+        diffusion_progress=1.0,
+        step=completion.nfe,
+        nfe=completion.nfe,
+        settled_chars=len(hole.text),
+        mean_confidence=sum(cell.confidence for cell in cells) / len(cells) if cells else 0.0,
+        cells=cells if has_cells else None,
     )
 
 

@@ -164,6 +164,21 @@ def test_diffusing_frames_replace_each_other_and_end_with_the_answer(client, ref
     assert "░" in frames[0]["choices"][0]["delta"]["content"]
 
 
+def test_diffusing_frames_tell_their_tokens_where_a_trace_is_asked_for(client, reference):
+    options = {"prompt": "a", "max_tokens": 8, "diffusing": True, **SAMPLED}
+    plain = [chunk["diffusion_meta"] for chunk in streamed(client, "/v1/completions", **options)]
+    assert {meta["cells"] for meta in plain if meta} == {None}
+    chunks = streamed(client, "/v1/completions", **options, return_trace=True)
+    frames = [chunk for chunk in chunks if chunk["diffusion_meta"]]
+    for frame in frames[:-1]:
+        cells = frame["diffusion_meta"]["cells"]
+        assert frame["choices"][0]["text"] == "".join(cell["text"] or "░" for cell in cells)
+        assert {cell["text"] for cell in cells if cell["state"] == "mask"} <= {""}
+    tokens = written(reference, "a", 8).holes[0].tokens
+    told = [(cell["text"], cell["state"], cell["confidence"]) for cell in frames[-1]["diffusion_meta"]["cells"]]
+    assert told == [(token.text, "final", pytest.approx(token.confidence)) for token in tokens]
+
+
 def test_prediction_is_a_warm_start(client):
     body = post(
         client,

@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from quicksilver.api import (
     Answer,
-    Cell,
     Commit,
     Completion,
     Done,
@@ -22,7 +21,6 @@ from quicksilver.api import (
     Remask,
     Resize,
     Snapshot,
-    State,
     StreamEvent,
     split_template,
 )
@@ -30,7 +28,6 @@ from quicksilver.api import InfillRequest as Infill
 from quicksilver.api.requests import parse_layout
 from quicksilver.errors import UsageError
 from quicksilver.protocol.infill import (
-    CellFrame,
     FilledHole,
     HoleLimits,
     InfillEvent,
@@ -41,7 +38,15 @@ from quicksilver.protocol.infill import (
 from quicksilver.protocol.wire import ErrorResponse
 from quicksilver.server import sse
 from quicksilver.server.errors import as_api_error
-from quicksilver.server.generation import Head, account, collected, finish_reason, trace_of, used_until_abort
+from quicksilver.server.generation import (
+    Head,
+    account,
+    cell_frames,
+    collected,
+    finish_reason,
+    trace_of,
+    used_until_abort,
+)
 from quicksilver.server.metering import Permit
 from quicksilver.server.routes._shared import ERRORS, ServiceOf, count_input, most_output
 from quicksilver.server.sampling import decoding_options
@@ -50,7 +55,6 @@ from quicksilver.server.service import ClientGoneError, Service, merged
 router = APIRouter()
 
 _STREAM = {200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}}
-_STATES = {State.PROMPT: "final", State.MASK: "mask", State.DRAFT: "draft", State.FINAL: "final"}
 
 
 @router.post("/v1/infill", response_model=InfillResponse, responses={**ERRORS, **_STREAM})
@@ -168,11 +172,6 @@ def _wire(event: StreamEvent) -> InfillEvent:
         case Resize():
             return InfillEvent(type="resize", hole=event.hole, start=event.start, added=event.added)
         case Snapshot():
-            holes = [list(map(_cell, hole)) for hole in event.holes]
-            return InfillEvent(type="frame", nfe=event.nfe, holes=holes)
+            return InfillEvent(type="frame", nfe=event.nfe, holes=list(map(cell_frames, event.holes)))
         case _:
             raise TypeError(f"no wire form for {type(event).__name__}")
-
-
-def _cell(cell: Cell) -> CellFrame:
-    return CellFrame.model_validate({"text": cell.text, "state": _STATES[cell.state], "confidence": cell.confidence})
