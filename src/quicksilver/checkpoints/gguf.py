@@ -1,7 +1,7 @@
 """Export of autoregressive checkpoints to GGUF, the file format of llama.cpp.
 
 Token ids mean the same there. Texts do not quite: llama.cpp knows the rules that split a text before merges by name
-only, and none is exactly this tokenizer's (docs/decisions/0007-gguf.md).
+only, and none is exactly this tokenizer's (docs/decisions/0008-gguf.md).
 """
 
 from pathlib import Path
