@@ -1,5 +1,6 @@
 """The routes over real HTTP: what they answer is what the Python API writes, in OpenAI's shapes."""
 
+import ast
 import json
 
 import httpx
@@ -10,6 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 import quicksilver
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillRequest
+from quicksilver.coding.next_edit import NextEdit, render
 from quicksilver.diffusion.spec import Objective
 from quicksilver.server.app import create_app
 from quicksilver.server.config import ServerConfig
@@ -368,3 +370,53 @@ def test_spans_of_requests(reference):
     assert span.name == "/v1/completions"
     assert span.attributes["quicksilver.status"] == 200
     assert span.attributes["quicksilver.output_tokens"] == 4
+
+
+def next_edit(region="x = 1\ny = x\n", path="a.py"):
+    return render(NextEdit(path=path, before="import os\n", region=region, after="print(y)\n", cursor=1))
+
+
+def ask_edit(client, prompt, **body):
+    return post(client, "/v1/edit/completions", messages=[{"role": "user", "content": prompt}], **body)
+
+
+def test_an_edit_is_a_whole_fence_and_never_breaks_a_file(client):
+    for seed in range(8):
+        body = ask_edit(client, next_edit(), seed=seed, temperature=1.0).json()
+        content = body["choices"][0]["message"]["content"]
+        assert body["id"].startswith("cmpl-")
+        assert body["object"] == "edit.completion"
+        assert content.startswith("```\n")
+        assert content.endswith("\n```")
+        region = content[4:-4]
+        ast.parse(f"import os\n{region}\nprint(y)\n")
+        assert body["details"]["changed"] == (region != "x = 1\ny = x")
+
+
+def test_an_edit_changes_what_is_no_python(client):
+    body = ask_edit(client, next_edit("one two three\n", path="notes.txt"), seed=1, temperature=1.0).json()
+    # Random weights doubt every token.
+    assert body["details"] == {"changed": True, "kept_because": None}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given", "words"),
+    [
+        ("hello", {}, "no file to edit"),
+        (next_edit(region=""), {}, "region"),
+        (next_edit(), {"stream": True}, "stream"),
+        (next_edit(region="x = 1\n" * 100), {}, "context"),
+    ],
+)
+def test_edits_that_cannot_be(client, prompt, given, words):
+    response = ask_edit(client, prompt, **given)
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
+
+
+def test_prompts_in_an_editors_dialect_fill_the_hole(client):
+    plain = post(client, "/v1/completions", prompt="def ", suffix="(xs):", **SAMPLED).json()
+    raw = "<|fim_prefix|>def <|fim_suffix|>(xs):<|fim_middle|>"
+    dialect = post(client, "/v1/completions", prompt=raw, **SAMPLED).json()
+    assert dialect["choices"][0]["text"] == plain["choices"][0]["text"]
+    assert post(client, "/v1/completions", prompt=raw + "x").status_code == 400
