@@ -374,10 +374,9 @@ class Model:
             raise ContextLengthError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")
 
     def _prompt(self, request: GenerateRequest) -> list[int]:
-        start = self.spec.special.file
-        is_text = isinstance(request.prompt, str)
-        prompt_ids = self.tokenizer.encode(request.prompt) if is_text else list(request.prompt)
-        if start is not None and (is_text or prompt_ids[:1] != [start]):
+        start, ids = self.spec.special.file, request.prompt_ids
+        prompt_ids = self.tokenizer.encode(request.prompt) if ids is None else list(ids)
+        if start is not None and (ids is None or prompt_ids[:1] != [start]):
             prompt_ids.insert(0, start)
         if not prompt_ids:
             raise InputError("the prompt is empty")

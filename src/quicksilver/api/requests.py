@@ -108,8 +108,9 @@ class DecodingOptions:
 class GenerateRequest:
     """Continue a prompt."""
 
-    prompt: str | tuple[int, ...]
-    """Token ids stand for themselves; the checkpoint's start token goes before them unless it is there."""
+    prompt: str = ""
+    prompt_ids: tuple[int, ...] | None = None
+    """Instead of the text; the checkpoint's start token goes before them unless it is there."""
     max_tokens: int | None = None
     """None: 256, or less if the context ends before."""
     draft: str | None = None
@@ -119,6 +120,8 @@ class GenerateRequest:
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.prompt and self.prompt_ids is not None:
+            raise ConfigError("prompt and prompt_ids contradict each other: the prompt is a text or token ids")
         if self.draft is not None and not self.draft:
             raise ConfigError("draft must not be empty; leave it out")
 

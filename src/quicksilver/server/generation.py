@@ -76,8 +76,10 @@ class Head:
 class Shape(Protocol):
     """How a route writes what was generated."""
 
-    prefix: str
-    """Of the answer's id."""
+    @property
+    def prefix(self) -> str:
+        """Of the answer's id."""
+        ...
 
     def whole(self, head: Head, completions: Sequence[Completion], usage: Usage) -> BaseModel:
         """The answer to a request that does not stream."""

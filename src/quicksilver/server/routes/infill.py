@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request
@@ -54,7 +55,9 @@ from quicksilver.server.service import ClientGoneError, Service, merged
 
 router = APIRouter()
 
-_STREAM = {200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}
+}
 
 
 @router.post("/v1/infill", response_model=InfillResponse, responses={**ERRORS, **_STREAM})
