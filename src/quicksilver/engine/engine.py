@@ -116,7 +116,7 @@ class Engine:
             ),
             self._pool,
         )
-        self._runner = Runner(denoiser, spec, self.memory, is_strict=config.is_strict)
+        self.runner = Runner(denoiser, spec, self.memory, is_strict=config.is_strict)
         self._load = Load(row_budget=config.row_budget)
         self._tickets: dict[int, Ticket] = {}
         self.on_end: list[Callable[[Ticket], None]] = []
@@ -251,7 +251,7 @@ class Engine:
     def _forward(self, turns: Sequence[Turn]) -> dict[int, Outcome] | Failure:
         start = self.clock()
         try:
-            outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self._runner.run(turns))
+            outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self.runner.run(turns))
         except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
             # Its traceback would keep the activations alive while memory is short, and as long as a caller has it.
             traceback.clear_frames(error.__traceback__)
@@ -277,7 +277,7 @@ class Engine:
     def _end(self, ticket: Ticket) -> None:
         now, sequence = self.clock(), ticket.sequence
         counters = self._scheduler.remove(ticket.job_id)
-        self._runner.forget(ticket.job_id)
+        self.runner.forget(ticket.job_id)
         del self._tickets[ticket.job_id]
         ticket.usage = Usage(
             nfe=sequence.ledger.nfe,

@@ -51,13 +51,13 @@ class Clock:
         return self.now
 
     def drive(self, engine: Engine) -> None:
-        run = engine._runner.run
+        run = engine.runner.run
 
         def timed(turns):
             self.now += self.seconds_per_forward
             return run(turns)
 
-        engine._runner.run = timed
+        engine.runner.run = timed
 
 
 def engine_of(spec=BLOCKS, denoiser: Denoiser | None = None, clock: Clock | None = None, **limits) -> Engine:
@@ -189,9 +189,9 @@ def test_nan_in_a_forward_that_only_reads_is_not_shared(poisoned):
     assert without_rounding(sound.events) == expected_events(request, CAUSAL)
 
 
-def out_of_memory(denoiser: Denoiser, too_much) -> list[int]:
+def out_of_memory(engine: Engine, too_much) -> list[int]:
     """Forwards for which ``too_much(number of requests, token ids)`` fail; returns a list of what was refused."""
-    forward, refused, kept = denoiser.forward, [], []
+    forward, refused, kept = engine.runner.network, [], []
 
     def limited(token_ids, positions, attention):
         assert not any(ref() is not None for ref in kept), "a failed forward's tensors live on while it is repeated"
@@ -203,14 +203,14 @@ def out_of_memory(denoiser: Denoiser, too_much) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(token_ids, positions, attention)
 
-    denoiser.forward = limited
+    engine.runner.network = limited
     return refused
 
 
 def test_requests_that_do_not_fit_together_run_one_by_one():
-    requests, denoiser = others(), random_denoiser()
-    refused = out_of_memory(denoiser, lambda count, ids: count > 1)
-    tickets = run_all(engine_of(denoiser=denoiser), requests)
+    requests, engine = others(), engine_of()
+    refused = out_of_memory(engine, lambda count, ids: count > 1)
+    tickets = run_all(engine, requests)
     assert refused
     for request, ticket in zip(requests, tickets, strict=True):
         assert ticket.error is None
@@ -220,9 +220,9 @@ def test_requests_that_do_not_fit_together_run_one_by_one():
 
 
 def test_a_request_that_does_not_fit_alone_ends_with_its_error():
-    requests, denoiser = others(), random_denoiser()
-    out_of_memory(denoiser, lambda count, ids: POISON in ids)
-    tickets = run_all(engine_of(denoiser=denoiser), [continuation(prompt_ids=(POISON,)), *requests])
+    requests, engine = others(), engine_of()
+    out_of_memory(engine, lambda count, ids: POISON in ids)
+    tickets = run_all(engine, [continuation(prompt_ids=(POISON,)), *requests])
     with pytest.raises(torch.OutOfMemoryError):
         _ = tickets.pop(0).result
     for request, ticket in zip(requests, tickets, strict=True):
