@@ -357,6 +357,8 @@ class Model:
             seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
             block_length=options.block_length,
             max_nfe=options.max_nfe,
+            cache=options.resolve_cache(),
+            refresh_every=options.refresh_every,
             top_k=options.top_k,
             top_p=options.top_p,
             repetition_penalty=options.repetition_penalty,

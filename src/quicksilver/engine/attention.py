@@ -55,13 +55,25 @@ class RequestRows:
     rows: slice
     """Where they are among the T packed tokens."""
     slots: Int[Tensor, " n"] | None
-    """Slots of all its positions, the window's too; None: a canvas of which nothing is kept, all rows are window."""
+    """Slots of all its positions, the window's too, with or without a row; None: a canvas of which nothing is kept, all
+    rows are window."""
     num_cached: int = 0
     num_context: int = 0
     context_blocks: Int[Tensor, " final"] | None = None
     """Block number of the positions that are final; None: each its own, that is causal."""
     has_causal_window: bool = False
     """Whether a window row sees only the window rows before it."""
+    columns: Int[Tensor, " window"] | None = None
+    """Where in the window its rows stand: what is kept of the others is seen as it is. None: they are all of it."""
+
+    def written(self) -> Int[Tensor, " rows"]:
+        """The slots that take the rows' keys and values; none if nothing is kept."""
+        if self.slots is None:
+            return torch.zeros(0, dtype=torch.int64)
+        if self.columns is None:
+            return self.slots[self.num_cached :]
+        end = self.num_cached + self.num_context
+        return torch.cat([self.slots[self.num_cached : end], self.slots[end + self.columns]])
 
     def limits(self) -> Int[Tensor, " rows"]:
         """How many of its request's positions, from the first one on, each row sees.
@@ -70,7 +82,8 @@ class RequestRows:
             EngineError: block numbers fall, so that what a row sees is not a beginning.
         """
         first, end = self.num_cached, self.num_cached + self.num_context
-        last = first + self.rows.stop - self.rows.start
+        num_window = self.rows.stop - self.rows.start - self.num_context
+        last = end + num_window if self.columns is None or self.slots is None else len(self.slots)
         if self.context_blocks is None:
             context = torch.arange(first, end) + 1
         else:
@@ -78,7 +91,7 @@ class RequestRows:
             if bool((blocks.diff() < 0).any()):
                 raise EngineError(f"block numbers {blocks.tolist()} fall; the attention kernel needs them in order")
             context = torch.searchsorted(blocks, blocks[first:], right=True)
-        window = torch.arange(end, last) + 1 if self.has_causal_window else torch.full((last - end,), last)
+        window = torch.arange(end, last) + 1 if self.has_causal_window else torch.full((num_window,), last)
         return torch.cat([context, window])
 
 
@@ -106,8 +119,7 @@ class PagedAttention:
         self._plans = [_Plan.of(each, memory, is_strict=is_strict) for each in plans]
         kept = [each for each in requests if each.slots is not None]
         self._kept_rows = _in_place(_joined([torch.arange(each.rows.start, each.rows.stop) for each in kept]), device)
-        slots = [each.slots[each.num_cached :] for each in kept if each.slots is not None]
-        self._kept_slots = _in_place(_joined(slots), device)
+        self._kept_slots = _in_place(_joined([each.written() for each in kept]), device)
 
     def __call__(
         self, query: Float[Tensor, "1 H T K"], key: Float[Tensor, "1 G T K"], value: Float[Tensor, "1 G T K"]

@@ -8,7 +8,7 @@ from quicksilver.decoding.adjustments import Adjustments, token_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, special_ids
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows, special_ids
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.engine.load import Load, block_length_under_load
@@ -36,6 +36,7 @@ class BlockSequence(WindowSequence):
         """
         if Layout.BLOCK_CAUSAL not in spec.layouts:
             raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
+        require_no_stale_rows(request.params)
         super().__init__(job_id, request, spec)
         self.context_ids = list(task.prompt_ids)
         self.num_prompt = len(task.prompt_ids)

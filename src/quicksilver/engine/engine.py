@@ -217,11 +217,12 @@ class Engine:
             ticket.started = now if ticket.started is None else ticket.started
             sequence = ticket.sequence
             sequence.is_late = self._is_late(ticket, now)
+            table = self._scheduler.table(share.job_id)
             turns.append(
                 Turn(
                     sequence=sequence,
                     share=share,
-                    table=None if sequence.salt is None else self._scheduler.table(share.job_id),
+                    table=table if table.pages else None,
                     look=sequence.look() if share.has_window else None,
                 )
             )
@@ -287,6 +288,8 @@ class Engine:
             num_prompt=sequence.num_prompt,
             num_cached=counters.num_adopted,
             num_preemptions=counters.num_preemptions,
+            num_stale_forwards=counters.num_stale_forwards,
+            num_stale_rows=counters.num_stale_rows,
             queue_seconds=(now if ticket.started is None else ticket.started) - ticket.submitted,
             seconds=now - ticket.submitted,
         )

@@ -28,6 +28,8 @@ __all__ = ["Difference", "Report", "Trace", "TracedRun", "fingerprint", "load", 
 TOLERANCE = 1e-3
 """Of a confidence, absolute. Another order of sums moves them far less in float32, and more in bfloat16."""
 _SAMPLED = 2**16
+_COMPARED = ("nfe", "holes", "step_committed", "num_edits", "num_stale_forwards", "num_stale_rows", "finish_reason")
+"""Of a result, beside its trace."""
 
 StopBuilder = Callable[[tuple[str, ...]], StopRule]
 """Makes a stop rule of strings, for example with ``api.stopping.TextStop``."""
@@ -196,7 +198,7 @@ def _compare(number: int, run: TracedRun, found: Result, tolerance: float) -> tu
     wanted = run.result
     if wanted.finish_reason is FinishReason.DEADLINE:
         wanted = replace(wanted, finish_reason=FinishReason.MAX_NFE)
-    for name in ("nfe", "holes", "step_committed", "num_edits", "finish_reason"):
+    for name in _COMPARED:
         if getattr(wanted, name) != getattr(found, name):
             one, other = (f"{name} {getattr(each, name)}" for each in (wanted, found))
             return Difference(run=number, step=None, expected=one, found=other), greatest

@@ -66,6 +66,10 @@ class Usage:
     num_cached: int
     """Positions taken over from the prefix cache."""
     num_preemptions: int
+    num_stale_forwards: int
+    """Forwards that read keys and values of rows as an earlier one had computed them; see ``decoding.kept_rows``."""
+    num_stale_rows: int
+    """Those rows, summed over these forwards."""
     queue_seconds: float
     seconds: float
 

@@ -111,15 +111,22 @@ class Runner:
                 ids.append(torch.tensor(sequence.context_ids[share.num_cached : end], dtype=torch.int64))
             if share.has_window:
                 ids.append(sequence.window_ids())
-            positions.append(torch.arange(share.num_cached, share.num_cached + count))
+            columns = sequence.window_columns if share.has_window else None
+            places = torch.arange(share.num_cached, share.num_cached + count)
+            if columns is not None:
+                ids[-1] = ids[-1][columns]
+                places[share.num_context :] = end + columns
+            positions.append(places)
+            num_slots = end + (sequence.num_slots if share.has_window else 0)
             rows.append(
                 RequestRows(
                     rows=slice(start, start + count),
-                    slots=None if turn.table is None else self._memory.slots(turn.table, share.num_cached + count),
+                    slots=None if turn.table is None else self._memory.slots(turn.table, num_slots),
                     num_cached=share.num_cached,
                     num_context=share.num_context,
                     has_causal_window=sequence.has_causal_window,
                     context_blocks=sequence.context_blocks(end) if share.num_context else None,
+                    columns=columns,
                 )
             )
             start += count
@@ -232,7 +239,7 @@ class Runner:
                 outcomes.append((turn, change))
             else:
                 # Windows of one width are decided together: then a row's sums do not depend on its neighbours' widths.
-                groups[sequence.num_window].append((turn, part))
+                groups[len(sequence.window_ids())].append((turn, part))
         for group in groups.values():
             outcomes += self._decide(group)
         return outcomes

@@ -10,6 +10,7 @@ import torch
 
 from quicksilver.decoding import (
     POLICY_NAMES,
+    Cache,
     ConfidenceThreshold,
     FinishReason,
     FixedCount,
@@ -114,6 +115,8 @@ def test_a_file_holds_every_option(tmp_path):
         frequency_penalty=-0.7,
         stop_ids=(40,),
         draft_threshold=0.25,
+        cache=Cache.VICINITY,
+        refresh_every=3,
     )
     defaults = SamplingParams()
     unset = [name for name in SamplingParams.__slots__ if getattr(params, name) == getattr(defaults, name)]
@@ -219,6 +222,20 @@ def test_blocks_off_the_grid_are_refused(lengths, words):
         engine_of().submit(replace(continuation(), block_lengths=(2,)))
 
 
+def test_a_cache_is_repeated(tmp_path):
+    template = (Text(token_ids=(11,) * 12), Hole(length=5), Text(token_ids=(12,) * 12))
+    params = SamplingParams(cache=Cache.DUAL, refresh_every=3, policy=ConfidenceThreshold(threshold=2.0))
+    trace = record(engine_of(), [Request(task=Filling(template=template), params=params)], model="m")
+    (run,) = trace.runs
+    # Of 5 forwards the second, third and fifth compute the hole's 5 rows of 30.
+    assert (run.result.nfe, run.result.num_stale_forwards, run.result.num_stale_rows) == (5, 3, 3 * 25)
+    save(tmp_path / "t", trace)
+    assert replay(engine_of(), load(tmp_path / "t")).difference is None
+    exact = replace(params, cache=Cache.EXACT, refresh_every=None)
+    wrong = replace(run, request=replace(run.request, params=exact))
+    assert replay(engine_of(), replace(trace, runs=(wrong,))).difference is not None
+
+
 def test_stop_rules_are_built_again():
     request = continuation(max_tokens=30, forbidden_ids=(1,))
     (plain,) = engine_of().run([request])
@@ -314,6 +331,8 @@ def test_missing_and_further_entries_are_differences():
     [
         ({"nfe": 13}, "nfe 13"),
         ({"num_edits": 1}, "num_edits 1"),
+        ({"num_stale_forwards": 1}, "num_stale_forwards 1"),
+        ({"num_stale_rows": 2}, "num_stale_rows 2"),
         ({"finish_reason": FinishReason.EOS}, "finish_reason eos"),
         ({"holes": ((11,),)}, "holes"),
     ],
@@ -428,6 +447,8 @@ def test_what_older_programs_did_not_write_means_the_default(tmp_path):
     lines = lines_of(tmp_path)
     put((1, "request", "params", "draft_threshold"), ...)(lines)
     put((1, "request", "block_lengths"), ...)(lines)
+    put((1, "request", "params", "cache"), ...)(lines)
+    put((1, "result", "num_stale_rows"), ...)(lines)
     old = tmp_path / "old"
     old.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert load(old) == one_trace()
