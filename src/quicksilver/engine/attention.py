@@ -105,9 +105,16 @@ class PagedAttention:
         plans = [] if self._packed else requests
         self._plans = [_Plan.of(each, memory, is_strict=is_strict) for each in plans]
         kept = [each for each in requests if each.slots is not None]
-        self._kept_rows = _in_place(_joined([torch.arange(each.rows.start, each.rows.stop) for each in kept]), device)
+        self._kept_rows = _kept_rows(kept, device)
+        self._kept_slots = self._slots_of(kept, device)
+
+    def _slots_of(self, kept: list[RequestRows], device: torch.device) -> slice | Tensor:
+        """Where the rows' keys and values go."""
+        found = self._plans[0].pages if len(self._plans) == 1 else None
+        if found is not None and isinstance(found.found, slice):
+            return slice(found.found.start + kept[0].num_cached, found.found.stop)
         slots = [each.slots[each.num_cached :] for each in kept if each.slots is not None]
-        self._kept_slots = _in_place(_joined(slots), device)
+        return torch.cat(slots).to(device) if slots else slice(0, 0)
 
     def __call__(
         self, query: Float[Tensor, "1 H T K"], key: Float[Tensor, "1 G T K"], value: Float[Tensor, "1 G T K"]
@@ -276,14 +283,18 @@ def _strict_groups(request: RequestRows) -> list[_Group]:
     return groups
 
 
-def _joined(parts: list[Tensor]) -> Int[Tensor, " rows"]:
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+def _kept_rows(kept: list[RequestRows], device: torch.device) -> slice | Tensor:
+    """The packed rows of these requests; a slice, which copies nothing, where no other request is between them."""
+    if not kept:
+        return slice(0, 0)
+    first, last = kept[0].rows.start, kept[-1].rows.stop
+    if sum(each.rows.stop - each.rows.start for each in kept) == last - first:
+        return slice(first, last)
+    return torch.cat([torch.arange(each.rows.start, each.rows.stop) for each in kept]).to(device)
 
 
 def _in_place(index: Int[Tensor, " rows"], device: torch.device) -> Int[Tensor, " rows"] | slice:
     """A slice where the numbers are consecutive: reading by it copies nothing."""
-    if not len(index):
-        return slice(0, 0)
     first, count = int(index[0]), len(index)
     is_run = int(index[-1]) == first + count - 1 and torch.equal(index, torch.arange(first, first + count))
     return slice(first, first + count) if is_run else index.to(device)
