@@ -98,7 +98,8 @@ class Runner:
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
         candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
-        parts = [candidates.rows(slice(start, stop)) for start, stop in pairwise(accumulate(counts, initial=0))]
+        bounds = pairwise(accumulate(counts, initial=0))
+        parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
         return spoiled + self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
 

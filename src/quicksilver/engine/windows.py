@@ -7,7 +7,7 @@ Legend: B windows, W columns, N open positions among them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -39,14 +39,19 @@ class WindowState:
     def stack(cls, windows: "Sequence[HasWindow]") -> "WindowState":
         """The rows of requests whose windows are equally wide."""
         return cls(
-            token_ids=torch.stack([each.canvas.token_ids for each in windows]),
-            state=torch.stack([each.canvas.state for each in windows]),
-            confidence=torch.stack([each.canvas.confidence for each in windows]),
-            step_committed=torch.stack([each.canvas.step_committed for each in windows]),
-            num_edits=torch.stack([each.canvas.num_edits for each in windows]),
-            positions=torch.stack([each.positions for each in windows]),
-            previous_argmax=torch.stack([each.previous_argmax for each in windows]),
+            token_ids=_stacked([each.canvas.token_ids for each in windows]),
+            state=_stacked([each.canvas.state for each in windows]),
+            confidence=_stacked([each.canvas.confidence for each in windows]),
+            step_committed=_stacked([each.canvas.step_committed for each in windows]),
+            num_edits=_stacked([each.canvas.num_edits for each in windows]),
+            positions=_stacked([each.positions for each in windows]),
+            previous_argmax=_stacked([each.previous_argmax for each in windows]),
         )
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """One row is not copied; nothing here writes into a window."""
+    return rows[0][None] if len(rows) == 1 else torch.stack(list(rows))
 
 
 @runtime_checkable
@@ -181,13 +186,23 @@ def _apply(before: WindowState, seen: Window, decision: Decision, rows: Sequence
     states = [int(State.DRAFT if row.policy.revises else State.FINAL) for row in rows]
     after = torch.tensor(states, dtype=torch.int8, device=written.device)[:, None].expand_as(before.state)
     nfe = torch.tensor([row.nfe for row in rows], device=written.device)[:, None]
-    state = torch.where(decision.commit, after, before.state).masked_fill(decision.edit, int(State.DRAFT))
-    return WindowState(
-        token_ids=torch.where(written, seen.candidate_ids, before.token_ids).masked_fill(decision.remask, mask_id),
-        state=state.masked_fill(decision.remask, int(State.MASK)),
-        confidence=torch.where(written, seen.confidence, before.confidence).masked_fill(decision.remask, 0.0),
-        step_committed=torch.where(written, nfe, before.step_committed).masked_fill(decision.remask, 0),
-        num_edits=before.num_edits + decision.edit,
+    state = torch.where(decision.commit, after, before.state)
+    changed = WindowState(
+        token_ids=torch.where(written, seen.candidate_ids, before.token_ids),
+        state=state,
+        confidence=torch.where(written, seen.confidence, before.confidence),
+        step_committed=torch.where(written, nfe, before.step_committed),
+        num_edits=before.num_edits,
         positions=before.positions,
         previous_argmax=seen.argmax_ids,
+    )
+    if not any(row.policy.revises for row in rows):
+        return changed
+    return replace(
+        changed,
+        token_ids=changed.token_ids.masked_fill(decision.remask, mask_id),
+        state=state.masked_fill(decision.edit, int(State.DRAFT)).masked_fill(decision.remask, int(State.MASK)),
+        confidence=changed.confidence.masked_fill(decision.remask, 0.0),
+        step_committed=changed.step_committed.masked_fill(decision.remask, 0),
+        num_edits=before.num_edits + decision.edit,
     )
