@@ -10,7 +10,8 @@ Parts (--only picks some):
                arithmetic; to plan the attention (slots,
                masks) is the engine's work, so the bare network finds that done
   speed        batch 1: diffusion in place and prefix-suffix-middle, the autoregressive twin in the same engine, and the
-               twin in transformers (its own loop over the cache, and generate) and in llama.cpp, where installed
+               twin in transformers (a loop over its cache, and generate) and llama.cpp (weights in q8_0 and in f32),
+               where installed
   load         tokens/s and latency at 1 to 64 concurrent requests
   first-token  time to the first committed token behind a long prefix, cached and not
   memory       peak resident memory over weights and page pool, in a process of its own
@@ -21,7 +22,6 @@ is measured.
 """
 
 import copy
-import importlib.util
 import itertools
 import statistics
 import time
@@ -47,8 +47,8 @@ from common import (
     reported_errors,
     verbatim,
 )
-from engine_rivals import GENERATE, LLAMA, GeneratingTwin, LlamaTwin, TypedCachedTwin
-from speed import CACHED, Filled, Loop, measure
+from engine_rivals import rivals
+from speed import Filled, Loop, measure, split
 
 from quicksilver.api import DecodingOptions, InfillLayout, InfillRequest, Model
 from quicksilver.api.loading import find_model
@@ -102,10 +102,15 @@ class Side:
     def fill(self, item: InfillItem) -> Filled:
         """One hole at batch 1; tokenizing is not timed."""
         job = self.job(item)
-        start = time.perf_counter()
-        (result,) = self.engine.run([job])
+        start, first = time.perf_counter(), None
+        ticket = self.engine.submit(job)
+        while not ticket.is_ended:
+            self.engine.step()
+            if first is None and ticket.sequence.ledger.nfe:
+                first = time.perf_counter() - start
         seconds = time.perf_counter() - start
-        return Filled(self.model.tokenizer.decode(result.token_ids), len(result.token_ids), result.nfe, seconds)
+        token_ids = ticket.result.token_ids
+        return Filled(self.model.tokenizer.decode(token_ids), len(token_ids), ticket.result.nfe, seconds, first)
 
 
 def new_tenant() -> bytes:
@@ -228,6 +233,9 @@ class Figures:
     tpf: float
     nfe_per_item: float
     ms_per_item: float
+    first_ms: float | None
+    """Until the first forward that decides was over, so with the prompt's; None: not seen."""
+    ms_per_later_forward: float | None
     exact_match: Interval
     times_twin: float
     """Tokens per second over those of the twin in this engine: median over rounds."""
@@ -246,6 +254,7 @@ def sum_up(loops: Mapping[str, Sequence[Sequence[Filled]]], items: Sequence[Infi
         speed = [n / s for n, s in zip(tokens[name], seconds[name], strict=True)]
         twin = [n / s for n, s in zip(tokens[TWIN], seconds[TWIN], strict=True)]
         pairs = zip(seconds[TWIN], seconds[name], strict=True)
+        first_ms, later_ms = split(rounds)
         found.append(
             Figures(
                 loop=name,
@@ -253,32 +262,14 @@ def sum_up(loops: Mapping[str, Sequence[Sequence[Filled]]], items: Sequence[Infi
                 tpf=tokens[name][0] / nfe if nfe else 0.0,
                 nfe_per_item=nfe / len(items),
                 ms_per_item=1000 * statistics.median(seconds[name]) / len(items),
+                first_ms=first_ms,
+                ms_per_later_forward=later_ms,
                 exact_match=bootstrap_mean(np.array(exact, dtype=np.float64)),
                 times_twin=statistics.median(a / b for a, b in zip(speed, twin, strict=True)) if all(twin) else 0.0,
                 holes_times_twin=statistics.median(a / b for a, b in pairs),
             )
         )
     return found
-
-
-def speed_loops(
-    sides: Mapping[str, Side], twin: str, device: str, dtype: torch.dtype, gguf: Path | None
-) -> tuple[dict[str, Loop], list[str]]:
-    """What is compared at batch 1, and what was left out and why."""
-    loops: dict[str, Loop] = {name: side.fill for name, side in sides.items()}
-    left_out = []
-    if importlib.util.find_spec("transformers") is None:
-        left_out.append("transformers: it is not installed")
-    else:
-        for name, kind in ((CACHED, TypedCachedTwin), (GENERATE, GeneratingTwin)):
-            loops[name] = kind(sides[TWIN].model, find_model(twin), device, dtype)
-    if importlib.util.find_spec("llama_cpp") is None:
-        left_out.append("llama.cpp: llama_cpp is not installed")
-    elif gguf is None:
-        left_out.append("llama.cpp: no --gguf, the twin as a q8_0 file")
-    else:
-        loops[LLAMA] = LlamaTwin(sides[TWIN].model, gguf)
-    return loops, left_out
 
 
 def measure_load(side: Side, items: Sequence[InfillItem], level: int) -> dict[str, float]:
@@ -366,7 +357,6 @@ class Bench:
     holes: Sequence[InfillItem]
     rounds: int
     dtype: torch.dtype
-    gguf: Path | None
 
     def measure(self, part: Part) -> object:
         """One part of the report."""
@@ -388,7 +378,8 @@ class Bench:
         }
 
     def _speed(self) -> object:
-        loops, left_out = speed_loops(self.sides, self.twin.model, self.subject.device, self.dtype, self.gguf)
+        others, left_out = rivals(self.sides[TWIN].model, find_model(self.twin.model), self.subject.device, self.dtype)
+        loops: dict[str, Loop] = {name: side.fill for name, side in self.sides.items()} | others
         with progress() as bar:
             task = bar.add_task("speed", total=(self.rounds + 1) * len(self.holes), detail="warming up")
             for item in self.holes:
@@ -445,7 +436,6 @@ def main(
     dtype: Annotated[
         Dtype, typer.Option(help="Of weights and arithmetic, everywhere but in llama.cpp.")
     ] = Dtype.FLOAT32,
-    gguf: Annotated[Path | None, typer.Option(help="The twin as a q8_0 file, for llama.cpp.")] = None,
     context: Annotated[int, typer.Option(help="Most tokens the models see.")] = CONTEXT,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and the decoding.")] = 0,
@@ -479,7 +469,6 @@ def main(
             holes=subject.holes(),
             rounds=rounds,
             dtype=number_format,
-            gguf=gguf,
         )
         report = {part.name.lower(): bench.measure(part) for part in only or Part}
         finish(out, about | report, _text(about, report))
