@@ -132,7 +132,7 @@ def test_settled_text_against_a_plain_rereading(moves, stop):
     ids: list[int | None] = []
     final: list[bool] = []
     for kind, at, token in moves:
-        start = at % (len(ids) + 1)
+        start, token = at % (len(ids) + 1), token % tokenizer.vocab_size
         is_open = start < len(ids) and not final[start]
         if kind == "grow" and not any(final[start:]):
             ids[start:start], final[start:start] = [None], [False]
