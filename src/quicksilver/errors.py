@@ -12,6 +12,7 @@ QuicksilverError
 │   ├── QuotaError           the tokens granted to the key do not cover the request
 │   └── RateLimitError       the key asks too much in a minute; try again later
 ├── StorageError          the database of keys and usage cannot be read or written
+├── ServerError           a server that was asked refused or failed, or could not be reached
 ├── EngineError           the engine's accounts are wrong, or a resource is spent
 │   └── OverloadedError   the queue is full; try again later
 └── TrainingError         a run cannot start, resume or go on
@@ -72,6 +73,31 @@ class RateLimitError(AccessError):
 
 class StorageError(QuicksilverError):
     """The database of keys and usage cannot be read or written."""
+
+
+class ServerError(QuicksilverError):
+    """A server refused or failed, or could not be reached."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        kind: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        """State what came back.
+
+        Args:
+            message: the server's, or why there is none.
+            status: of HTTP; None: there was no answer.
+            kind: OpenAI's ``type``.
+            code: for programs.
+            param: the field that is wrong.
+        """
+        super().__init__(message)
+        self.status, self.kind, self.code, self.param = status, kind, code, param
 
 
 class EngineError(QuicksilverError):

@@ -26,7 +26,7 @@ _COMMANDS = {
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
-    "export": "Write a model as a Hugging Face folder.",
+    "export": "Write a model as a Hugging Face folder or a GGUF file.",
     "keys": "Make, list and revoke API keys of the server.",
 }
 

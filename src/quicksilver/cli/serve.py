@@ -2,6 +2,7 @@
 
 import sys
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -14,6 +15,15 @@ EXAMPLES = r"""quicksilver serve
 quicksilver serve --model runs/my-model/final --port 9000 --served-model-name gpt-4o mercury-coder
 quicksilver serve --host 0.0.0.0      # needs keys: quicksilver keys create NAME
 curl http://127.0.0.1:8080/v1/fim/completions -d '{"prompt": "def add(a, b):\n    return ", "suffix": "\n"}'"""
+
+
+class LogLevel(StrEnum):
+    """Least weight of what is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 def command(
@@ -40,6 +50,9 @@ def command(
     drain_seconds: Annotated[
         float, typer.Option(metavar="S", help="How long a shutdown waits for accepted requests.")
     ] = 30.0,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What the log on stderr tells; info is a line of JSON per request.")
+    ] = LogLevel.INFO,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Let logs hold prompts and answers.")] = False,
     device: options.Device = None,
 ) -> None:
@@ -49,6 +62,7 @@ def command(
         from quicksilver.server.accounts import Prices
         from quicksilver.server.app import create_app
         from quicksilver.server.config import ServerConfig
+        from quicksilver.server.logs import start
         from quicksilver.server.run import gate_for, serve
 
         prices = Prices(
@@ -64,6 +78,7 @@ def command(
             logs_prompts=log_prompts,
         )
         app = create_app(load(model, device=device), config, gate=gate, prices=prices)
+    start(log_level)
     serve(app, host=host, port=port, on_ready=_greet)
 
 

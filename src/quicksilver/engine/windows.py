@@ -113,7 +113,8 @@ def take_step(
     had_masks = seen.is_masked.any(dim=-1)
     _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
-    decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
+    if any(row.is_forced for row in rows):
+        decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
     return StepOutcome(
         after=_apply(before, seen, decision, rows, mask_id),
         commit=decision.commit,
@@ -127,24 +128,28 @@ def take_step(
 
 def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: Sequence[RowStep]) -> Window:
     """The policies' view: positions that are not open appear as PROMPT with nothing proposed."""
+    where = is_open.flatten().nonzero()[:, 0]
 
-    def place(values: Tensor) -> Tensor:
-        placed = torch.zeros(is_open.shape, dtype=values.dtype, device=is_open.device)
-        placed[is_open] = values
-        return placed
+    def place(*values: Tensor) -> Sequence[Tensor]:
+        """All of one dtype at once: a step of a small model is short beside so many small operators."""
+        placed = torch.zeros(len(values), is_open.numel(), dtype=values[0].dtype, device=is_open.device)
+        placed[:, where] = torch.stack(values)
+        return placed.unflatten(-1, is_open.shape).unbind()
 
     def numbers(values: list[int]) -> Tensor:
         return torch.tensor(values, device=is_open.device)
 
+    candidate_ids, argmax_ids = place(candidates.token_ids, candidates.argmax_ids)
+    confidence, margin, entropy = place(candidates.confidence, candidates.margin, candidates.entropy)
     return Window(
         token_ids=state.token_ids,
         state=state.state.masked_fill(~is_open, int(State.PROMPT)),
-        candidate_ids=place(candidates.token_ids),
-        argmax_ids=place(candidates.argmax_ids),
+        candidate_ids=candidate_ids,
+        argmax_ids=argmax_ids,
         previous_argmax_ids=state.previous_argmax,
-        confidence=place(candidates.confidence),
-        margin=place(candidates.margin),
-        entropy=place(candidates.entropy),
+        confidence=confidence,
+        margin=margin,
+        entropy=entropy,
         commit_confidence=state.confidence,
         num_edits=state.num_edits,
         positions=state.positions,

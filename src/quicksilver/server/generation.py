@@ -1,6 +1,5 @@
 """What every generating route does: admit, submit, collect or stream, account, answer."""
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -40,10 +39,12 @@ from quicksilver.protocol.wire import (
 )
 from quicksilver.server import sse
 from quicksilver.server.errors import as_api_error
+from quicksilver.server.logs import log
 from quicksilver.server.metering import Permit
 from quicksilver.server.service import ClientGoneError, Service, completions_of, merged, until_hang_up
 
-_log = logging.getLogger("quicksilver.server")
+Note = dict[str, str | int | float]
+"""What the log will say of a request."""
 
 MASK_SIGN = "░"
 """Stands for a mask in the frames of a ``diffusing`` stream."""
@@ -75,8 +76,10 @@ class Head:
 class Shape(Protocol):
     """How a route writes what was generated."""
 
-    prefix: str
-    """Of the answer's id."""
+    @property
+    def prefix(self) -> str:
+        """Of the answer's id."""
+        ...
 
     def whole(self, head: Head, completions: Sequence[Completion], usage: Usage) -> BaseModel:
         """The answer to a request that does not stream."""
@@ -123,6 +126,7 @@ class Work:
         return await account(
             service,
             permit,
+            self.http.state.note,
             answers,
             completions,
             num_per_prompt=self.num_per_prompt,
@@ -179,16 +183,20 @@ async def used_until_abort(answers: Sequence[Answer]) -> list[EngineUsage]:
 async def account(
     service: Service,
     permit: Permit,
+    note: Note,
     answers: Sequence[Answer],
     completions: Sequence[Completion],
     *,
     num_per_prompt: int = 1,
     num_predicted: int = 0,
 ) -> Usage:
-    """Count what was used, durably, before the client is told; see ``Work`` for the last two."""
+    """Count what was used, durably, before the client is told, and note it; see ``Work`` for the last two."""
     usages = engine_usages(answers)
     service.metrics.ended(usages)
     usage = _usage(answers, completions, num_per_prompt, num_predicted)
+    note |= {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens, "nfe": usage.nfe}
+    if service.config.logs_prompts:
+        note["text"] = "\n".join(completion.text for completion in completions)
     await permit.settle(usages, finish_reason(completions[0]))
     return usage
 
@@ -251,7 +259,7 @@ class _Stream:
             if self._work.fields.includes_usage:
                 yield sse.event(self._work.shape.usage(self._head, usage))
         except Exception as error:  # noqa: BLE001  # the status has been sent: told as an event
-            _log.warning("%s failed in mid-stream: %s", self._head.id, error)
+            log.warning("%s failed in mid-stream: %s", self._head.id, error)
             yield sse.event(ErrorResponse(error=as_api_error(error).body))
         finally:
             if not is_settled:

@@ -85,7 +85,7 @@ def test_replaying_a_step_changes_nothing(script: types.ModuleType, sides: dict)
     for name in ("diffusion, psm", "diffusion, in place", "twin"):
         side = sides[name]
         alone = [side.fill(item).text for item in HOLES]
-        recorder = script.Recorder(side.denoiser)
+        recorder = script.Recorder(side.engine)
         tickets = [side.engine.submit(side.job(item)) for item in HOLES]
         rows = []
         with recorder.attached():
@@ -99,12 +99,19 @@ def test_replaying_a_step_changes_nothing(script: types.ModuleType, sides: dict)
         assert "logits" not in vars(side.denoiser)
 
 
-def test_a_replay_is_the_same_rows(script: types.ModuleType, sides: dict):
+def test_a_replay_is_the_same_rows(script: types.ModuleType, sides: dict, monkeypatch):
     side = sides["diffusion, psm"]
     seen: list[tuple[int, ...]] = []
-    recorder = script.Recorder(side.denoiser)
+    network = side.engine.runner.network
+
+    def watched(*inputs: object) -> torch.Tensor:
+        hidden = network(*inputs)
+        seen.append(tuple(hidden.flatten().tolist()))
+        return hidden
+
+    monkeypatch.setattr(side.engine.runner, "network", watched)
+    recorder = script.Recorder(side.engine)
     ticket = side.engine.submit(side.job(HOLES[0]))
-    side.denoiser.register_forward_hook(lambda module, inputs, hidden: seen.append(tuple(hidden.flatten().tolist())))
     with recorder.attached():
         side.engine.step()
         recorder.replay()

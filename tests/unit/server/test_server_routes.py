@@ -1,15 +1,22 @@
 """The routes over real HTTP: what they answer is what the Python API writes, in OpenAI's shapes."""
 
+import ast
 import json
 
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import quicksilver
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillRequest
+from quicksilver.coding.next_edit import NextEdit, render
 from quicksilver.diffusion.spec import Objective
 from quicksilver.server.app import create_app
 from quicksilver.server.config import ServerConfig
+from quicksilver.server.logs import JsonLines
+from quicksilver.server.tracing import Tracing
 from tests.serving import events, listening, wait_until
 from tests.tiny_checkpoints import save_tiny_checkpoint
 
@@ -333,3 +340,83 @@ def test_a_trace_is_returned_on_request(client):
     body = post(client, "/v1/completions", prompt="x", max_tokens=8, return_trace=True, **SAMPLED).json()
     steps = body["choices"][0]["trace"]
     assert {entry["step"] for entry in steps} == set(range(1, body["usage"]["nfe"] + 1))
+
+
+def test_the_log_tells_of_requests_and_not_of_prompts(client, caplog):
+    with caplog.at_level("INFO", logger="quicksilver.server"):
+        answer = post(client, "/v1/completions", prompt="SECRET = ", max_tokens=4, **SAMPLED)
+    [line] = [JsonLines().format(record) for record in caplog.records if record.getMessage() == "request"]
+    told = json.loads(line)
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert told["route"] == "/v1/completions"
+    assert told["output_tokens"] == 4
+    assert "SECRET" not in caplog.text + line
+
+
+def test_prompts_are_logged_on_request(reference, caplog):
+    app = create_app(reference, ServerConfig(logs_prompts=True))
+    with caplog.at_level("INFO", logger="quicksilver.server"), listening(app) as url:
+        httpx.post(f"{url}/v1/completions", json={"prompt": "SECRET = ", "max_tokens": 4}, timeout=30)
+    assert any("SECRET" in JsonLines().format(record) for record in caplog.records)
+
+
+def test_spans_of_requests(reference):
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with listening(create_app(reference, tracing=Tracing(provider.get_tracer("tests")))) as url:
+        httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 4}, timeout=30)
+    [span] = exporter.get_finished_spans()
+    assert span.name == "/v1/completions"
+    assert span.attributes["quicksilver.status"] == 200
+    assert span.attributes["quicksilver.output_tokens"] == 4
+
+
+def next_edit(region="x = 1\ny = x\n", path="a.py"):
+    return render(NextEdit(path=path, before="import os\n", region=region, after="print(y)\n", cursor=1))
+
+
+def ask_edit(client, prompt, **body):
+    return post(client, "/v1/edit/completions", messages=[{"role": "user", "content": prompt}], **body)
+
+
+def test_an_edit_is_a_whole_fence_and_never_breaks_a_file(client):
+    for seed in range(8):
+        body = ask_edit(client, next_edit(), seed=seed, temperature=1.0).json()
+        content = body["choices"][0]["message"]["content"]
+        assert body["id"].startswith("cmpl-")
+        assert body["object"] == "edit.completion"
+        assert content.startswith("```\n")
+        assert content.endswith("\n```")
+        region = content[4:-4]
+        ast.parse(f"import os\n{region}\nprint(y)\n")
+        assert body["details"]["changed"] == (region != "x = 1\ny = x")
+
+
+def test_an_edit_changes_what_is_no_python(client):
+    body = ask_edit(client, next_edit("one two three\n", path="notes.txt"), seed=1, temperature=1.0).json()
+    # Random weights doubt every token.
+    assert body["details"] == {"changed": True, "kept_because": None}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "given", "words"),
+    [
+        ("hello", {}, "no file to edit"),
+        (next_edit(region=""), {}, "region"),
+        (next_edit(), {"stream": True}, "stream"),
+        (next_edit(region="x = 1\n" * 100), {}, "context"),
+    ],
+)
+def test_edits_that_cannot_be(client, prompt, given, words):
+    response = ask_edit(client, prompt, **given)
+    assert response.status_code == 400
+    assert words in response.json()["error"]["message"]
+
+
+def test_prompts_in_an_editors_dialect_fill_the_hole(client):
+    plain = post(client, "/v1/completions", prompt="def ", suffix="(xs):", **SAMPLED).json()
+    raw = "<|fim_prefix|>def <|fim_suffix|>(xs):<|fim_middle|>"
+    dialect = post(client, "/v1/completions", prompt=raw, **SAMPLED).json()
+    assert dialect["choices"][0]["text"] == plain["choices"][0]["text"]
+    assert post(client, "/v1/completions", prompt=raw + "x").status_code == 400

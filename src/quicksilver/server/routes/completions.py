@@ -1,6 +1,7 @@
 """``POST /v1/completions`` and ``POST /v1/fim/completions``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -30,7 +31,9 @@ router = APIRouter()
 
 Prompt = str | tuple[int, ...]
 
-_STREAM = {200: {"content": {"text/event-stream": {"schema": CompletionResponse.model_json_schema()}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": CompletionResponse.model_json_schema()}}}
+}
 _NO_SUFFIX = frozenset({"", "<|endoftext|>"})
 """What clients send where nothing follows the cursor."""
 
@@ -111,8 +114,11 @@ def _request(
     found = parse_fim(prompt) if isinstance(prompt, str) and suffix is None else None
     if found is not None:
         prompt, suffix = found.prefix, found.suffix
-    if not isinstance(prompt, str) or suffix is None or suffix in _NO_SUFFIX:
-        return GenerateRequest(prompt=prompt, max_tokens=_within_context(service, prompt, max_tokens), options=options)
+    most = _within_context(service, prompt, max_tokens)
+    if not isinstance(prompt, str):
+        return GenerateRequest(prompt_ids=prompt, max_tokens=most, options=options)
+    if suffix is None or suffix in _NO_SUFFIX:
+        return GenerateRequest(prompt=prompt, max_tokens=most, options=options)
     most = service.model.spec.decoding.max_hole_length
     return InfillRequest(texts=(prompt, suffix), max_hole_length=min(max_tokens or most, most), options=options)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request
@@ -54,7 +55,9 @@ from quicksilver.server.service import ClientGoneError, Service, merged
 
 router = APIRouter()
 
-_STREAM = {200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}
+}
 
 
 @router.post("/v1/infill", response_model=InfillResponse, responses={**ERRORS, **_STREAM})
@@ -75,12 +78,12 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     except UsageError as error:
         raise as_api_error(error, fields=fields) from error
     if body.stream:
-        return sse.respond(_events(service, permit, body, head, answer))
+        return sse.respond(_events(service, permit, http, body, head, answer))
     try:
         [completion] = await collected(service, permit, http, [answer])
     except ClientGoneError:
         return Response(status_code=499)
-    response = await _response(service, permit, body, head, answer, completion)
+    response = await _response(service, permit, http, body, head, answer, completion)
     return JSONResponse(response.model_dump(mode="json"))
 
 
@@ -98,9 +101,15 @@ def _hole(limits: HoleLimits) -> HoleOptions:
 
 
 async def _response(
-    service: Service, permit: Permit, body: InfillRequest, head: Head, answer: Answer, completion: Completion
+    service: Service,
+    permit: Permit,
+    http: Request,
+    body: InfillRequest,
+    head: Head,
+    answer: Answer,
+    completion: Completion,
 ) -> InfillResponse:
-    usage = await account(service, permit, [answer], [completion])
+    usage = await account(service, permit, http.state.note, [answer], [completion])
     return InfillResponse(
         id=head.id,
         created=head.created,
@@ -120,7 +129,7 @@ async def _response(
 
 
 async def _events(
-    service: Service, permit: Permit, body: InfillRequest, head: Head, answer: Answer
+    service: Service, permit: Permit, http: Request, body: InfillRequest, head: Head, answer: Answer
 ) -> AsyncIterator[ServerSentEvent]:
     started, has_text, is_settled = time.monotonic(), False, False
     try:
@@ -130,7 +139,7 @@ async def _events(
                     has_text = True
                     service.metrics.first_text.labels("/v1/infill").observe(time.monotonic() - started)
                 if isinstance(event, Done):
-                    response = await _response(service, permit, body, head, answer, event.completion)
+                    response = await _response(service, permit, http, body, head, answer, event.completion)
                     is_settled = True
                     yield _told(InfillEvent(type="done", response=response))
                 else:
