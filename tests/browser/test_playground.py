@@ -254,6 +254,21 @@ def test_the_same_request_as_code(page, url, text, capsys):
     assert (printed if text == TEMPLATE else text + printed) == shown + "\n"
 
 
+def test_texts_are_copied(page, url):
+    origin = {"origin": url, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    page.driver.execute_cdp_cmd("Browser.grantPermissions", origin)
+
+    def copied():
+        return page.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0])")
+
+    page.write(TEMPLATE)
+    page.driver.find_element(By.CSS_SELECTOR, '[data-copy="curl"]').click()
+    page.wait(lambda: copied() == page.find("curl").get_property("textContent"))
+    page.run()
+    page.lane().find(".copy").click()
+    page.wait(lambda: copied() == answer(url, template=TEMPLATE, seed=0)["text"])
+
+
 def test_dark_and_light(page):
     def is_dark():
         red, green, blue = re.findall(
