@@ -1,4 +1,5 @@
 // The page: one request, one or two lanes that run it.
+import { copyText } from "./copy.js";
 import { EXAMPLES, HOLE } from "./examples.js";
 import { Lane } from "./lane.js";
 import { curlOf, makeRequest, pythonOf, pythonPackage } from "./request.js";
@@ -83,12 +84,6 @@ function insertHole() {
   refresh();
 }
 
-async function copy(button) {
-  await navigator.clipboard.writeText(find(button.dataset.copy).textContent);
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = "Copy"), 1500);
-}
-
 function onKey(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
@@ -116,7 +111,9 @@ find("composer").addEventListener("submit", (event) => {
 });
 find("cancel").addEventListener("click", () => running?.abort());
 find("insert").addEventListener("click", insertHole);
-for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
+for (const button of document.querySelectorAll("[data-copy]")) {
+  button.addEventListener("click", () => copyText(find(button.dataset.copy).textContent, button));
+}
 for (const kind of ["input", "change"]) document.addEventListener(kind, refresh);
 document.addEventListener("keydown", onKey);
 

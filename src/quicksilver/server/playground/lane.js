@@ -1,5 +1,6 @@
 // One column: how to decode, a run of it, and its steps to look through.
 import { describe, draw, moveFocus } from "./canvas.js";
+import { copyText } from "./copy.js";
 import { Recorder } from "./recorder.js";
 import { streamed } from "./request.js";
 import { events } from "./stream.js";
@@ -108,7 +109,7 @@ export class Lane {
       this.#go(step);
     });
     this.#find(".play").addEventListener("click", () => (this.#timer === null ? this.#play() : this.#pause()));
-    this.#find(".copy").addEventListener("click", () => navigator.clipboard.writeText(this.result.text));
+    this.#find(".copy").addEventListener("click", (event) => copyText(this.result.text, event.target));
     for (const kind of ["pointerover", "focusin"]) canvas.addEventListener(kind, (event) => this.#detail(event.target));
     canvas.addEventListener("keydown", (event) => moveFocus(canvas, event));
   }
