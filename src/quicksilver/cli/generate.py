@@ -48,6 +48,7 @@ def command(
     device: options.Device = None,
 ) -> None:
     """Continue a prompt and print what follows it."""
+    # Long because every option is a parameter.
     if (prompt is None) == (file is None):
         raise InputError("give either PROMPT (or -) or --file, " + ("not both" if file else "there is neither"))
     text = read_text(file) if file is not None else read_text("-") if prompt == "-" else prompt or ""
