@@ -64,6 +64,20 @@ def pick(confidence: dict[int, float], threshold: float) -> set[int]:
     return {i for i, value in confidence.items() if value >= threshold} | {best}
 
 
+def with_held_ends(found: dict[int, tuple[int, float]], step: int) -> dict[int, float]:
+    """Confidence by position, where an end is no surer than what is in front of it, but for the median at first."""
+    confidence, least = {}, 1.0
+    for i, (token, p) in sorted(found.items()):
+        least = min(least, p)
+        confidence[i] = least if token == EOS else p
+    median = None
+    for i, (token, p) in sorted(found.items(), reverse=True):
+        if token != EOS or p <= 0.5:
+            break
+        median = i
+    return confidence if step or median is None else confidence | {median: 1.0}
+
+
 def plain_generate(
     denoiser: HashDenoiser, prompt: list[int], threshold: float, temperature: float, params: SamplingParams
 ) -> tuple[list[int], int]:
@@ -81,7 +95,7 @@ def plain_generate(
             seen = [token for i, token in enumerate(ids) if i not in masked]
             rows = {i: adjusted(logits[i], params, seen, seen[size:]) for i in open_}
             found = {i: choose(rows[i], [EOS, *TEXT_IDS], temperature, params.seed, i, step) for i in open_}
-            for i in pick({i: p for i, (_, p) in found.items()}, threshold):
+            for i in pick(with_held_ends(found, step), threshold):
                 ids[i] = found[i][0]
                 masked.discard(i)
                 open_.discard(i)

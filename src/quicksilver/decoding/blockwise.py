@@ -29,8 +29,8 @@ def generate(
     """Continue a prompt until eos, a stop, ``max_tokens`` or ``max_nfe``; the last event is Done.
 
     Positions after the first eos or stop id of a block are void, even where they were written first: the block is
-    finished when every position up to it is. Then the stop rule is asked, and takes precedence. ``max_tokens`` may cut
-    inside the last block, whose remaining masks stay as context.
+    finished when every position up to it is; ``ends`` says when eos is sure. Then the stop rule is asked, and takes
+    precedence. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context.
 
     Raises:
         ConfigError: the checkpoint is autoregressive or not block-causal, or cannot do what the policy does; or

@@ -14,6 +14,7 @@ from torch import Tensor
 from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import Purpose, draw
+from quicksilver.decoding.ends import hold_ends
 from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
@@ -172,7 +173,7 @@ class ReferenceRun(Run):
             adjustments=canvas_adjustments(self.params, canvas, logits.shape[0]),
         )
         seen = self._window(canvas, found, index, positions, block, window)
-        decision = decide(seen, [self.policy])
+        decision = decide(hold_ends(seen, self.spec.special.eos), [self.policy])
         has_masks = bool(seen.is_masked.any())
         if has_masks and not bool(decision.commit.any()):
             raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {block.step}")

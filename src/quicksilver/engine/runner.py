@@ -274,7 +274,7 @@ class Runner:
             for sequence, look in zip(sequences, looks, strict=True)
         ]
         candidates = parts[0] if len(parts) == 1 else Candidates.join(parts)
-        outcome = take_step(before, is_open, candidates.to(is_open.device), rows, self._spec.special.mask)
+        outcome = take_step(before, is_open, candidates.to(is_open.device), rows, self._spec.special)
         return _window_steps(outcome, sequences)
 
 

@@ -15,9 +15,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.ends import hold_ends
 from quicksilver.decoding.policies import Policy, decide
 from quicksilver.decoding.selection import Candidates
 from quicksilver.decoding.window import Decision, Window
+from quicksilver.diffusion.spec import SpecialIds
 from quicksilver.errors import ConfigError
 
 
@@ -99,7 +101,7 @@ def take_step(
     is_open: Bool[Tensor, "B W"],
     candidates: Candidates,
     rows: Sequence[RowStep],
-    mask_id: int,
+    special: SpecialIds,
 ) -> StepOutcome:
     """Decide and write one step of every row.
 
@@ -108,20 +110,20 @@ def take_step(
         is_open: masks and drafts that the step may touch; a block's positions behind its eos are void.
         candidates: one per open position, in row-major order.
         rows: policy, seed and counters of every row.
-        mask_id: what a remasked position holds.
+        special: the mask, which a remasked position holds, and eos.
 
     Raises:
         ConfigError: a policy committed nothing although there are masks.
     """
     seen = _window(before, is_open, candidates, rows)
-    decision = decide(seen, [row.policy for row in rows])
+    decision = decide(hold_ends(seen, special.eos), [row.policy for row in rows])
     had_masks = seen.is_masked.any(dim=-1)
     _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
     if any(row.is_forced for row in rows):
         decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
     return StepOutcome(
-        after=_apply(before, seen, decision, rows, mask_id),
+        after=_apply(before, seen, decision, rows, special.mask),
         commit=decision.commit,
         edit=decision.edit,
         remask=decision.remask,

@@ -96,14 +96,14 @@ def test_empty_prompt() -> None:
 
 
 def test_stops_at_the_first_eos_though_later_positions_came_first() -> None:
-    # Position 3 is the most confident and comes first, then eos at 1, then 0; position 2 stays void.
+    # Position 3 is the most confident and comes first, then 2; eos at 1 waits for 0.
     denoiser = scripted(10, EOS, 12, 13, confidence=(0.5, 0.7, 0.6, 0.8))
     result = run(denoiser, (), ConfidenceThreshold(threshold=1.1))
     assert result.holes == ((10,),)
     assert result.finish_reason is FinishReason.EOS
-    assert result.nfe == 3
-    assert [entry.position for entry in result.trace] == [3, 1, 0]
-    assert result.tpf == pytest.approx(1 / 3)
+    assert result.nfe == 4
+    assert [entry.position for entry in result.trace] == [3, 2, 0, 1]
+    assert result.tpf == pytest.approx(1 / 4)
 
 
 def test_an_earlier_eos_takes_over() -> None:

@@ -1,0 +1,50 @@
+"""Where a text ends: told once per block from its masks alone, after that by the text in front of the end.
+
+A block is filled with eos behind its text, so "position i is eos" says no more than "the text has at most i tokens":
+along a block the probabilities of eos are the distribution function of the text's length, and the greatest come last. A
+policy that commits what it is surest of commits eos at the last position, looks again, now at texts that are one
+token shorter, and so walks to the first position: every step is likely, and the empty text that they lead to is not.
+Differs from LLaDA's instruct model (arXiv:2502.09992), where eos has no confidence at all, which suits answers of given
+length only.
+"""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from quicksilver.decoding.lengths import MEDIAN
+from quicksilver.decoding.window import Window
+
+
+def hold_ends(window: Window, end_id: int) -> Window:
+    """The window in which ends are as sure as they should be, for policies that commit the surest first.
+
+    At the first look of a block the median length is sure. Every other end is no surer than the least sure mask in
+    front of it, so that it comes with that mask or later; of equally sure positions the lowest comes first.
+    """
+    is_end = (window.candidate_ids == end_id) & (window.is_masked | window.is_draft)
+    if not bool(is_end.any()):
+        return window
+    is_median = _median_end(window, is_end)
+
+    def held(values: Float[Tensor, "B W"], sure: float) -> Float[Tensor, "B W"]:
+        least = values.masked_fill(~window.is_masked, torch.inf).cummin(dim=-1).values
+        return torch.where(is_end, torch.minimum(values, least), values).masked_fill(is_median, sure)
+
+    return replace(
+        window,
+        confidence=held(window.confidence, 1.0),
+        margin=held(window.margin, 1.0),
+        entropy=-held(-window.entropy, 0.0),
+    )
+
+
+def _median_end(window: Window, is_end: Bool[Tensor, "B W"]) -> Bool[Tensor, "B W"]:
+    """The first of the ends that are likelier than not up to the end of the block, at the block's first look."""
+    is_open = window.is_masked | window.is_draft
+    is_likely = is_end & (window.confidence > MEDIAN)
+    # Positions that are not open, behind the greatest length, do not count.
+    is_trailing = (is_likely | ~is_open).flip(-1).long().cumprod(dim=-1).flip(-1).bool() & is_likely
+    return is_trailing & (is_trailing.long().cumsum(dim=-1) == 1) & (window.step == 0)[:, None]
