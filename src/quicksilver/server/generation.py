@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import anyio
 from fastapi import Request
@@ -61,6 +61,7 @@ class Head:
         )
 
 
+@runtime_checkable
 class Shape(Protocol):
     """How a route writes what was generated."""
 

@@ -1,7 +1,7 @@
 """Who may ask for how much, and what was used: the seam between routes and accounts."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fastapi import Request
 
@@ -10,6 +10,7 @@ from quicksilver.protocol.service import UsageReport
 from quicksilver.server.errors import ApiError
 
 
+@runtime_checkable
 class Permit(Protocol):
     """Leave to run one HTTP request. Ends with ``settle`` or ``release``, whichever comes first."""
 
@@ -22,6 +23,7 @@ class Permit(Protocol):
         ...
 
 
+@runtime_checkable
 class Gate(Protocol):
     """Decides who may enter."""
 
