@@ -69,7 +69,7 @@ GRID = (
         Setting("hierarchical", f"{low}/{x}", Hierarchical(low=low, threshold=x))
         for low, x in ((0.4, 0.8), (0.62, 0.92))
     ),
-    *(Setting("fixed_steps", f"{x}", FixedSteps(steps=x)) for x in (1, 2, 4, 8)),
+    *(Setting("fixed_steps", f"{x}", FixedSteps(steps=x)) for x in (1, 2, 4, 6, 8)),
     *(Setting("confidence_order", f"{x} a step", FixedCount(tokens_per_step=x)) for x in (1, 2, 4)),
     *(Setting("margin_order", f"{x} a step", FixedCount(order=Order.MARGIN, tokens_per_step=x)) for x in (1, 2)),
     *(Setting("random_order", f"{x} a step", FixedCount(order=Order.RANDOM, tokens_per_step=x)) for x in (1, 2)),

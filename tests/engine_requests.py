@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from quicksilver import decoding
-from quicksilver.api.network import FullRecompute
-from quicksilver.decoding import POLICY_NAMES, Draft, Edit, Event, Frame, Hole, SamplingParams, Text, make_policy
+from quicksilver.api.network import StaleRecompute
+from quicksilver.decoding import POLICY_NAMES, Cache, Draft, Edit, Event, Frame, Hole, SamplingParams, Text, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.models.denoiser import Denoiser
@@ -77,6 +77,11 @@ def _params(rng: random.Random, spec: DiffusionSpec) -> SamplingParams:
     return replace(params, policy=make_policy(name, steps=4) if name == "remdm" else make_policy(name))
 
 
+def _with_cache(rng: random.Random, params: SamplingParams) -> SamplingParams:
+    cache = rng.choice((Cache.EXACT, *Cache))
+    return replace(params, cache=cache, refresh_every=None if cache is Cache.EXACT else rng.choice((None, 1, 2, 3)))
+
+
 def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
     """Any request the checkpoint can serve."""
     params = _params(rng, spec)
@@ -84,7 +89,7 @@ def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
     priority = rng.choice((0, 0, 1))
     if not is_ar and rng.random() < 0.5:
         template = _template(rng, has_known_lengths=spec.objective is Objective.UNIFORM)
-        return Request(task=template, params=params, priority=priority, has_frames=True)
+        return Request(task=template, params=_with_cache(rng, params), priority=priority, has_frames=True)
     params = replace(
         params,
         max_tokens=rng.randint(1, 14),
@@ -98,7 +103,7 @@ def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
 
 def reference_events(denoiser: Denoiser, spec: DiffusionSpec, request: Request) -> list[Event]:
     """What the reference sampler says of a request."""
-    logits_fn, params = FullRecompute(denoiser, spec.prediction_shift), request.params
+    logits_fn, params = StaleRecompute(denoiser, spec.prediction_shift), request.params
     if isinstance(request.task, Filling):
         return list(decoding.infill(logits_fn, spec, request.task.template, params))
     sampler = decoding.generate

@@ -357,6 +357,8 @@ class Model:
             seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
             block_length=options.block_length,
             max_nfe=options.max_nfe,
+            cache=options.resolve_cache(),
+            refresh_every=options.refresh_every,
             top_k=options.top_k,
             top_p=options.top_p,
             repetition_penalty=options.repetition_penalty,
@@ -374,10 +376,9 @@ class Model:
             raise ContextLengthError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")
 
     def _prompt(self, request: GenerateRequest) -> list[int]:
-        start = self.spec.special.file
-        is_text = isinstance(request.prompt, str)
-        prompt_ids = self.tokenizer.encode(request.prompt) if is_text else list(request.prompt)
-        if start is not None and (is_text or prompt_ids[:1] != [start]):
+        start, ids = self.spec.special.file, request.prompt_ids
+        prompt_ids = self.tokenizer.encode(request.prompt) if ids is None else list(ids)
+        if start is not None and (ids is None or prompt_ids[:1] != [start]):
             prompt_ids.insert(0, start)
         if not prompt_ids:
             raise InputError("the prompt is empty")

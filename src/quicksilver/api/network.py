@@ -1,13 +1,13 @@
 """Denoisers behind the two seams that see logits: decoding's ``CanvasLogits`` and likelihood's ``LogitsFn``."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.diffusion.autoregressive import align_predictions
 from quicksilver.diffusion.block import block_grid, training_pair
 from quicksilver.diffusion.spec import DiffusionSpec
-from quicksilver.models.attention import DenseAttention
+from quicksilver.models.attention import Attention, DenseAttention
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.topology import Topology
 
@@ -40,6 +40,51 @@ class FullRecompute:
         if self._attention is None or self._attention[0] != key:
             self._attention = key, DenseAttention(Topology.block_causal(block_ids[None]))
         return self._attention[1]
+
+
+class StaleRecompute(FullRecompute):
+    """``StaleLogits``: every row is computed, and those that are stale are seen as they were. Slow, for comparison."""
+
+    def __init__(self, denoiser: Denoiser, prediction_shift: int) -> None:
+        """Wrap a denoiser whose row i is about token i + ``prediction_shift``."""
+        super().__init__(denoiser, prediction_shift)
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        """Keys and values of every layer."""
+
+    @torch.inference_mode()
+    def with_stale(
+        self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"], is_computed: Bool[Tensor, " L"]
+    ) -> Float[Tensor, "L V"]:
+        """Logits of the token at every position, see ``StaleLogits``."""
+        if bool(is_computed.all()):
+            self._kept.clear()
+        device = self._denoiser.model.embed_tokens.weight.device
+        attention = _StaleAttention(self._attention_over(block_ids.to(device)), self._kept, is_computed.to(device))
+        positions = torch.arange(len(token_ids), device=device)
+        hidden = self._denoiser(token_ids[None].to(device), positions[None], attention)
+        return align_predictions(self._denoiser.logits(hidden[0])[None], self._shift)[0]
+
+
+class _StaleAttention:
+    """Attention that replaces the keys and values of stale rows by those that were kept, and keeps the others."""
+
+    def __init__(
+        self, attention: Attention, kept: list[tuple[Tensor, Tensor]], is_computed: Bool[Tensor, " T"]
+    ) -> None:
+        self._attention, self._kept, self._layer = attention, kept, 0
+        self._is_computed = is_computed[:, None]
+
+    def __call__(
+        self, query: Float[Tensor, "1 H T K"], key: Float[Tensor, "1 G T K"], value: Float[Tensor, "1 G T K"]
+    ) -> Float[Tensor, "1 H T K"]:
+        if self._layer == len(self._kept):
+            self._kept.append((key, value))
+        seen = [
+            torch.where(self._is_computed, *pair) for pair in zip((key, value), self._kept[self._layer], strict=True)
+        ]
+        self._kept[self._layer] = (seen[0], seen[1])
+        self._layer += 1
+        return self._attention(query, seen[0], seen[1])
 
 
 class PairLogits:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypedDict
 
-from quicksilver.decoding import Policy, make_policy
+from quicksilver.decoding import Cache, Policy, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError, InputError
 
@@ -33,6 +33,8 @@ class DecodingKeywords(TypedDict, total=False):
     seed: int | None
     max_nfe: int | None
     deadline_ms: float | None
+    cache: str | None
+    refresh_every: int | None
     top_k: int | None
     top_p: float | None
     repetition_penalty: float
@@ -63,6 +65,11 @@ class DecodingOptions:
     """At this forward everything open is committed."""
     deadline_ms: float | None = None
     """Milliseconds after which everything open is committed: the best answer so far."""
+    cache: str | None = None
+    """Only for holes in place: ``exact``, or ``prefix``, ``dual`` or ``vicinity``, which compute only rows near the
+    holes and see the others as they were some forwards before; see ``decoding.kept_rows``. None: ``exact``."""
+    refresh_every: int | None = None
+    """With such a cache, every so many forwards everything is computed. None: when a hole has changed its length."""
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
@@ -77,6 +84,17 @@ class DecodingOptions:
     """Texts before which an answer ends; holes in place are filled whole and cut there."""
     draft_threshold: float = 0.5
     """Of a draft, tokens below this probability are found anew; in [0, 1], 0 keeps all."""
+
+    def resolve_cache(self) -> Cache:
+        """The cache of a name.
+
+        Raises:
+            ConfigError: there is no such cache.
+        """
+        try:
+            return Cache(self.cache or Cache.EXACT)
+        except ValueError as error:
+            raise ConfigError(f"no cache {self.cache!r}; known: {', '.join(Cache)}") from error
 
     def resolve_policy(self, spec: DiffusionSpec) -> Policy | None:
         """The policy to decode with; None for an autoregressive checkpoint.
@@ -108,8 +126,9 @@ class DecodingOptions:
 class GenerateRequest:
     """Continue a prompt."""
 
-    prompt: str | tuple[int, ...]
-    """Token ids stand for themselves; the checkpoint's start token goes before them unless it is there."""
+    prompt: str = ""
+    prompt_ids: tuple[int, ...] | None = None
+    """Instead of the text; the checkpoint's start token goes before them unless it is there."""
     max_tokens: int | None = None
     """None: 256, or less if the context ends before."""
     draft: str | None = None
@@ -119,6 +138,8 @@ class GenerateRequest:
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.prompt and self.prompt_ids is not None:
+            raise ConfigError("prompt and prompt_ids contradict each other: the prompt is a text or token ids")
         if self.draft is not None and not self.draft:
             raise ConfigError("draft must not be empty; leave it out")
 
@@ -210,6 +231,11 @@ class InfillRequest:
                 raise ConfigError(
                     "block_length contradicts layout in_place, which denoises all holes together; use layout psm"
                 )
+        elif self.options.resolve_cache() is not Cache.EXACT:
+            raise ConfigError(
+                f"cache {self.options.cache} contradicts layout psm, whose keys and values are final and always kept; "
+                f"use layout in_place"
+            )
         elif Layout.BLOCK_CAUSAL not in spec.layouts:
             raise ConfigError("this checkpoint was not trained block by block; use layout in_place")
         elif any(hole.length is not None or hole.draft is not None for hole in self.hole_options):

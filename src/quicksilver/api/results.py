@@ -44,6 +44,10 @@ class Completion:
     seed: int
     trace: tuple[TraceEntry, ...]
     """Every decision, in order; positions are those of the canvas at that step."""
+    num_stale_forwards: int = 0
+    """Forwards that saw rows as an earlier one had computed them; 0 with cache ``exact``."""
+    num_stale_rows: int = 0
+    """Those rows, summed over these forwards."""
 
     @property
     def num_tokens(self) -> int:

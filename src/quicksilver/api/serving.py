@@ -1,6 +1,7 @@
 """A model behind asyncio: many requests at once, each an asynchronous stream of events with text."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from quicksilver.api.events import Done, StreamEvent
@@ -35,6 +36,14 @@ class Answer:
     def abort(self) -> None:
         """End the request before the next forward."""
         self._ticket.abort()
+
+    async def aborted(self) -> Sequence[Usage]:
+        """Abort, and what all jobs took until then; at once if the request has ended."""
+        self.abort()
+        with suppress(EngineError):
+            await self._ticket.result()
+        last = self._ticket.usage
+        return self.usages if last is None or last in self.usages else [*self.usages, last]
 
     async def __aiter__(self) -> AsyncIterator[StreamEvent]:
         session = self._plan.session

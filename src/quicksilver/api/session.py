@@ -77,6 +77,8 @@ class Session:
             finish_reason=self._finish_reason(),
             seed=self._seed,
             trace=tuple(self._trace()),
+            num_stale_forwards=sum(result.num_stale_forwards for result in self._results),
+            num_stale_rows=sum(result.num_stale_rows for result in self._results),
         )
 
     def _finish_reason(self) -> FinishReason:

@@ -54,6 +54,11 @@ class SettledText:
         """All that has been told."""
         return self._text[: self._told]
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens whose text is settled."""
+        return self._row.num_read
+
     def take(self, event: StreamEvent) -> str:
         """What the event adds to the settled text; mostly nothing."""
         if getattr(event, "hole", None) != self._hole:

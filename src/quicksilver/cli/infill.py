@@ -11,7 +11,8 @@ from quicksilver.cli.terminal import spinner
 EXAMPLES = r"""printf 'def mean(xs):\n    return <FILL>\n' | quicksilver infill -
 quicksilver infill draft.py --watch --output draft.py
 quicksilver infill draft.py --mark '???' --hole-length 6
-quicksilver infill draft.py --policy entropy_bound --seed 7 --json"""
+quicksilver infill draft.py --policy entropy_bound --seed 7 --json
+quicksilver infill draft.py --cache dual --refresh-every 8"""
 
 
 def command(
@@ -39,6 +40,8 @@ def command(
     top_p: options.TopP = None,
     max_nfe: options.MaxNfe = None,
     deadline_ms: options.DeadlineMs = None,
+    cache: options.Cache = None,
+    refresh_every: options.RefreshEvery = None,
     seed: options.Seed = None,
     output: options.Output = None,
     trace: options.Trace = None,
@@ -74,6 +77,8 @@ def command(
                 top_p=top_p,
                 max_nfe=max_nfe,
                 deadline_ms=deadline_ms,
+                cache=cache,
+                refresh_every=refresh_every,
                 seed=seed,
             ),
         )

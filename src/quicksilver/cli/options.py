@@ -40,6 +40,22 @@ MaxNfe = Annotated[
 DeadlineMs = Annotated[
     float | None, typer.Option(metavar="MS", help="End after so many milliseconds with the best answer so far.")
 ]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Rows computed per forward, in place: exact (all), or prefix, dual or vicinity: those near the holes, "
+        "while the others are seen as they were. [default: exact]",
+    ),
+]
+RefreshEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--refresh-every",
+        metavar="N",
+        help="With --cache, compute all rows every N forwards. [default: when a hole has changed its length]",
+    ),
+]
 Stop = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
 ]

@@ -77,6 +77,8 @@ def to_json(model: Model, completion: Completion) -> str:
         "tokens_per_s": round(completion.tokens_per_s, 2),
         "seconds": round(completion.seconds, 4),
         "num_edits": completion.num_edits,
+        "num_stale_forwards": completion.num_stale_forwards,
+        "num_stale_rows": completion.num_stale_rows,
         "finish_reason": str(completion.finish_reason),
         "seed": completion.seed,
     }

@@ -18,6 +18,7 @@ from quicksilver.decoding.events import (
     TraceEntry,
 )
 from quicksilver.decoding.inplace import Hole, Segment, Text, infill
+from quicksilver.decoding.kept_rows import Cache
 from quicksilver.decoding.params import SamplingParams, StopRule, end_ids, kept_tokens, resolve_policy
 from quicksilver.decoding.policies import (
     POLICY_NAMES,
@@ -37,7 +38,7 @@ from quicksilver.decoding.policies import (
     decide,
     make_policy,
 )
-from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
 from quicksilver.decoding.sampler import final_result
 from quicksilver.decoding.selection import Candidates, select, token_probability
 from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft
@@ -47,6 +48,7 @@ __all__ = [
     "NO_HOLE",
     "POLICY_NAMES",
     "Adjustments",
+    "Cache",
     "Candidates",
     "Canvas",
     "CanvasLogits",
@@ -77,6 +79,7 @@ __all__ = [
     "SamplingParams",
     "Segment",
     "SelfSpeculative",
+    "StaleLogits",
     "State",
     "StopRule",
     "Text",

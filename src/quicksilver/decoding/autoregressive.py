@@ -14,6 +14,7 @@ from quicksilver.decoding.params import (
     end_ids,
     forbidden_tokens,
     kept_tokens,
+    require_no_stale_rows,
     special_ids,
 )
 from quicksilver.decoding.protocol import CanvasLogits
@@ -28,14 +29,15 @@ def generate_autoregressive(
     """Continue a prompt token by token until eos, a stop, ``max_tokens`` or ``max_nfe``; the last event is Done.
 
     Raises:
-        ConfigError: the checkpoint is not autoregressive, or a policy or block length is given, or a stop id is a
-            special token.
+        ConfigError: the checkpoint is not autoregressive, or a policy, block length or cache is given, or a stop
+            id is a special token.
     """
     if spec.objective is not Objective.AUTOREGRESSIVE:
         raise ConfigError(f"a checkpoint of objective {spec.objective} is not autoregressive; use generate")
     for name in ("policy", "block_length"):
         if getattr(params, name) is not None:
             raise ConfigError(f"an autoregressive checkpoint has no {name}")
+    require_no_stale_rows(params)
     return _generate(logits_fn, spec, prompt_ids, params, end_ids(spec, params))
 
 

@@ -15,7 +15,7 @@ from quicksilver.decoding.autoregressive import generate_autoregressive
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import commits
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept_tokens
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept_tokens, require_no_stale_rows
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
@@ -34,7 +34,7 @@ def generate(
 
     Raises:
         ConfigError: the checkpoint is autoregressive or not block-causal, or cannot do what the policy does; or
-            a stop id is a special token.
+            a stop id is a special token; or ``cache`` is given.
     """
     if spec.objective is Objective.AUTOREGRESSIVE:
         raise ConfigError("an autoregressive checkpoint has no blocks to denoise; use generate_autoregressive")
@@ -42,6 +42,7 @@ def generate(
         raise ConfigError("policy self_speculative is a mode of the engine, which the reference lacks")
     if Layout.BLOCK_CAUSAL not in spec.layouts:
         raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
+    require_no_stale_rows(params)
     return _generate(ReferenceRun(logits_fn, spec, params), prompt_ids)
 
 

@@ -124,6 +124,10 @@ class Result:
     num_edits: int
     finish_reason: FinishReason
     trace: tuple[TraceEntry, ...]
+    num_stale_forwards: int = 0
+    """Forwards that saw stale rows; the others computed all of theirs. See ``kept_rows``."""
+    num_stale_rows: int = 0
+    """Rows of which keys and values of an earlier forward were read, summed over those forwards."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -187,6 +187,7 @@ def _infill(run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLe
             if bool(change.any()):
                 # Tokens wait: the next forward sees the better length.
                 yield from resizes(look.canvas, change)
+                run.drop_kept_rows()
                 canvas = look.canvas.take(torch.arange(len(canvas)).repeat_interleave(1 + change))
                 yield run.ledger.frame(canvas)
                 continue
@@ -208,6 +209,11 @@ def _open_positions(canvas: Canvas) -> Bool[Tensor, " L"]:
     return canvas.is_masked | canvas.is_draft
 
 
+def open_holes(canvas: Canvas) -> Bool[Tensor, " L"]:
+    """All positions of holes in which something is open."""
+    return torch.isin(canvas.hole, canvas.hole[_open_positions(canvas)])
+
+
 def _positions(canvas: Canvas) -> Int[Tensor, " L"]:
     """Random-number positions."""
     return hole_position(canvas.hole.clamp(min=0), canvas.offset)
@@ -215,7 +221,7 @@ def _positions(canvas: Canvas) -> Int[Tensor, " L"]:
 
 def _look(run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress) -> _Look:
     canvas = run.fill_noise(canvas, _positions(canvas), block.step)
-    logits = run.look(canvas, torch.zeros(len(canvas), dtype=torch.int64), _open_positions(canvas))
+    logits = run.look_in_place(canvas, open_holes(canvas))
     forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1])
     return _Look(canvas=canvas, logits=logits, is_forbidden=forbidden, is_withheld=withheld)
 

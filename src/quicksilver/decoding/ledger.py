@@ -113,6 +113,8 @@ class Ledger:
         """Start with empty accounts."""
         self.nfe = 0
         self.num_edits = 0
+        self.num_stale_forwards = 0
+        self.num_stale_rows = 0
         self.trace: list[TraceEntry] = []
 
     def forward(
@@ -130,6 +132,11 @@ class Ledger:
         if not bool((logits < torch.inf).all()):
             raise InputError(f"the denoiser gave NaN or infinite logits at forward {self.nfe}")
         return logits
+
+    def count_stale(self, num_rows: int) -> None:
+        """A forward saw so many stale rows."""
+        self.num_stale_forwards += num_rows > 0
+        self.num_stale_rows += num_rows
 
     def record(self, places: Places, marks: Marks, mask_id: int) -> list[Event]:
         """Trace a step on the canvas it was decided for, and report what it writes and unwrites."""
@@ -197,6 +204,8 @@ class Ledger:
                 num_edits=self.num_edits,
                 finish_reason=reason,
                 trace=tuple(self.trace),
+                num_stale_forwards=self.num_stale_forwards,
+                num_stale_rows=self.num_stale_rows,
             )
         )
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from quicksilver.decoding.kept_rows import Cache
 from quicksilver.decoding.policies import JointThreshold, Policy, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
@@ -72,13 +73,19 @@ class SamplingParams:
     """Asked whenever a block (autoregressive: a token) has become final. Must be None for in-place infill."""
     draft_threshold: float = 0.5
     """Read where a hole has a draft: its tokens below this probability are found anew; in [0, 1], 0 keeps all."""
+    cache: Cache = Cache.EXACT
+    """Which rows a forward computes in place, where every position sees every other one; see ``kept_rows``. Anything
+    but ``exact`` is an approximation. Must be ``exact`` elsewhere: there what is kept is final, and always kept."""
+    refresh_every: int | None = None
+    """Every so many forwards all rows are computed, 1: always. None: at the first forward and after a hole has changed
+    its length. Must be None where ``cache`` is ``exact``."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature >= 0:
             raise ConfigError(f"temperature must not be negative, got {self.temperature}")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed must lie in [0, 2**63), got {self.seed}")
-        for name in ("max_tokens", "block_length", "max_nfe", "top_k", "vocab_size"):
+        for name in ("max_tokens", "block_length", "max_nfe", "top_k", "vocab_size", "refresh_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
@@ -88,6 +95,11 @@ class SamplingParams:
         never_written = sorted(set(self.stop_ids) & set(self.forbidden_ids))
         if never_written:
             raise ConfigError(f"stop_ids and forbidden_ids share {never_written}, which would never be written")
+        if self.refresh_every is not None and self.cache is Cache.EXACT:
+            raise ConfigError(
+                f"refresh_every ({self.refresh_every}) says how long a cache keeps what it holds, and cache exact "
+                f"keeps nothing; choose cache {', '.join(each for each in Cache if each is not Cache.EXACT)}"
+            )
         self._check_adjustments()
 
     def _check_adjustments(self) -> None:
@@ -137,6 +149,15 @@ def resolve_policy(spec: DiffusionSpec, params: SamplingParams) -> Policy:
     if isinstance(policy, JointThreshold) and not (spec.noise.edit_rate or spec.noise.uniform_fraction):
         raise ConfigError(f"{name} edits visible tokens, but this checkpoint never saw wrong ones (edit_rate is 0)")
     return policy
+
+
+def require_no_stale_rows(params: SamplingParams) -> None:
+    """Raise ConfigError if a request to continue a prompt asks for a cache that is meant for holes in place."""
+    if params.cache is not Cache.EXACT:
+        raise ConfigError(
+            f"cache {params.cache} is for holes in place, where every position sees every other one; a prompt is "
+            f"continued with keys and values that are final and always kept: leave cache out"
+        )
 
 
 def special_ids(spec: DiffusionSpec) -> frozenset[int]:

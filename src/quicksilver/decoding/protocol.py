@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -20,5 +20,19 @@ class CanvasLogits(Protocol):
             block_ids: attention rule ``key visible iff block_ids[key] <= block_ids[query]``. All zeros is full
                 attention (in-place infill), rising blocks are block-causal, one block per position is causal.
                 For an autoregressive checkpoint the last position is a dummy whose row predicts the next token.
+        """
+        ...
+
+
+@runtime_checkable
+class StaleLogits(CanvasLogits, Protocol):
+    """One that can also see rows as they were: the reference of a cache, see ``kept_rows``."""
+
+    def with_stale(
+        self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"], is_computed: Bool[Tensor, " L"]
+    ) -> Float[Tensor, "L V"]:
+        """The same; rows that are not computed are seen as at the last call that computed them.
+
+        Their own logits mean nothing. All calls from one that computes all rows on must be about one canvas.
         """
         ...

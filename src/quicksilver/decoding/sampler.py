@@ -5,6 +5,7 @@ This is the yardstick that every fast path must match token for token: full reco
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,10 +15,11 @@ from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.events import Done, Event, Result
+from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import decide
-from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.diffusion.spec import DiffusionSpec
@@ -95,14 +97,38 @@ class ReferenceRun(Run):
     """A run that looks at its canvas by full recompute and decides it alone."""
 
     def __init__(self, logits_fn: CanvasLogits, spec: DiffusionSpec, params: SamplingParams) -> None:
-        """Resolve ``params``; raises ConfigError where they contradict the checkpoint."""
+        """Resolve ``params``; raises ConfigError where they contradict the checkpoint or ``logits_fn``."""
         super().__init__(spec, params)
         self.logits_fn = logits_fn
+        self._kept = KeptRows(params.cache, params.refresh_every, spec.prediction_shift)
+        if params.cache is not Cache.EXACT and not isinstance(logits_fn, StaleLogits):
+            raise ConfigError(f"cache {params.cache} needs a denoiser that can see stale rows (StaleLogits)")
 
     def look(self, canvas: Canvas, block_ids: Int[Tensor, " L"], is_open: Bool[Tensor, " L"]) -> Float[Tensor, "N V"]:
         """One forward; the logits of the open positions."""
         logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
         return logits[is_open.nonzero()[:, 0].to(logits.device)]
+
+    def look_in_place(self, canvas: Canvas, is_written: Bool[Tensor, " L"]) -> Float[Tensor, "N V"]:
+        """One forward under full attention as ``params.cache`` says; the logits of all masks and drafts.
+
+        Args:
+            canvas: what is seen.
+            is_written: where tokens are being written, masks and drafts among them.
+        """
+        is_open, block_ids = canvas.is_masked | canvas.is_draft, torch.zeros(len(canvas), dtype=torch.int64)
+        if not isinstance(self.logits_fn, StaleLogits) or self.params.cache is Cache.EXACT:
+            return self.look(canvas, block_ids, is_open)
+        columns = self._kept.columns(canvas.token_ids, is_written)
+        is_computed = torch.zeros(len(canvas), dtype=torch.bool).index_fill(0, columns, value=True)
+        see = partial(self.logits_fn.with_stale, is_computed=is_computed)
+        logits = self.ledger.forward(see, canvas.token_ids, block_ids)
+        self.ledger.count_stale(self._kept.ran(canvas.token_ids, columns))
+        return logits[is_open.nonzero()[:, 0].to(logits.device)]
+
+    def drop_kept_rows(self) -> None:
+        """Positions have moved: the next forward computes all rows."""
+        self._kept.drop()
 
     def _commit_all(self, decision: Decision, seen: Window) -> Decision:
         is_complete = bool((decision.commit == seen.is_masked).all()) and bool(decision.is_settled.all())

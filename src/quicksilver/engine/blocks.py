@@ -1,12 +1,14 @@
 """A prompt continued block by block; ``decoding.blockwise`` is the same without a cache."""
 
+from itertools import accumulate
+
 import torch
 
 from quicksilver.decoding.adjustments import Adjustments, token_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, special_ids
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows, special_ids
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.engine.load import Load, block_length_under_load
@@ -34,12 +36,16 @@ class BlockSequence(WindowSequence):
         """
         if Layout.BLOCK_CAUSAL not in spec.layouts:
             raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
+        require_no_stale_rows(request.params)
         super().__init__(job_id, request, spec)
         self.context_ids = list(task.prompt_ids)
         self.num_prompt = len(task.prompt_ids)
         self.block_length = self.params.block_length or spec.block_length
         """Of the longest block; see ``_next_length``."""
         self._load = load if request.may_follow_load and spec.has_causal_context else None
+        if request.block_lengths:
+            self._require_on_grid(request.block_lengths)
+            self._load = Load(row_budget=self.block_length, num_running=1)
         self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
         self._prompt = Canvas.of_prompt(task.prompt_ids)
         self._written: list[Canvas] = []
@@ -47,6 +53,17 @@ class BlockSequence(WindowSequence):
         forbidden = (special_ids(spec) - {spec.special.eos}) | set(self.params.forbidden_ids)
         self._rules = (TokenRule(frozenset(forbidden)),)
         self._open_block()
+
+    def _require_on_grid(self, lengths: tuple[int, ...]) -> None:
+        """What load could have made of the blocks: only so does the response stay within its positions."""
+        if not self.spec.has_causal_context:
+            raise ConfigError("block_lengths needs a checkpoint with causal context; elsewhere all blocks are equal")
+        for length, offset in zip(lengths, accumulate(lengths, initial=0), strict=False):
+            if length < 1 or self.block_length % length or offset % length:
+                raise ConfigError(
+                    f"block_lengths {lengths}: a block of {length} after {offset} tokens does not lie on the grid of "
+                    f"blocks of {self.block_length}"
+                )
 
     @property
     def grid(self) -> Grid:
@@ -61,6 +78,9 @@ class BlockSequence(WindowSequence):
         """Length of the block that opens now."""
         if self._load is None:
             return self.block_length
+        given = self.request.block_lengths
+        if len(self._written) < len(given):
+            return given[len(self._written)]
         return block_length_under_load(
             self.spec.trained_block_lengths,
             self.block_length,
@@ -68,6 +88,11 @@ class BlockSequence(WindowSequence):
             self._load.row_budget,
             offset=len(self.context_ids) - self.num_prompt,
         )
+
+    @property
+    def shortened_blocks(self) -> tuple[int, ...]:
+        lengths = tuple(len(canvas) for canvas in (*self._written, self.canvas))
+        return lengths if set(lengths) != {self.block_length} else ()
 
     def _open_block(self) -> None:
         start, length = len(self.context_ids), self._next_length()

@@ -10,7 +10,7 @@ from quicksilver.decoding.adjustments import Adjustments, token_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Marks, Places, commit_events
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, end_ids, kept_tokens, special_ids
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, end_ids, kept_tokens, require_no_stale_rows, special_ids
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.engine.request import Continuation, Request
 from quicksilver.engine.sequence import Look, NextTokens, Outcome, Sequence, TokenRule
@@ -21,7 +21,8 @@ class TokenSequence(Sequence):
     """A response that grows at its end, one final token after the other."""
 
     def __init__(self, job_id: int, request: Request, task: Continuation, spec: DiffusionSpec) -> None:
-        """Raises ConfigError if the prompt is empty or a stop id is never written."""
+        """Raises ConfigError if the prompt is empty, a stop id is never written or there is a cache of stale rows."""
+        require_no_stale_rows(request.params)
         super().__init__(job_id, request, spec)
         if not task.prompt_ids:
             raise ConfigError("decoding token by token needs a prompt of at least one token")

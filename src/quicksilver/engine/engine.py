@@ -116,7 +116,7 @@ class Engine:
             ),
             self._pool,
         )
-        self._runner = Runner(denoiser, spec, self.memory, is_strict=config.is_strict)
+        self.runner = Runner(denoiser, spec, self.memory, is_strict=config.is_strict)
         self._load = Load(row_budget=config.row_budget)
         self._tickets: dict[int, Ticket] = {}
         self.on_end: list[Callable[[Ticket], None]] = []
@@ -217,11 +217,12 @@ class Engine:
             ticket.started = now if ticket.started is None else ticket.started
             sequence = ticket.sequence
             sequence.is_late = self._is_late(ticket, now)
+            table = self._scheduler.table(share.job_id)
             turns.append(
                 Turn(
                     sequence=sequence,
                     share=share,
-                    table=None if sequence.salt is None else self._scheduler.table(share.job_id),
+                    table=table if table.pages else None,
                     look=sequence.look() if share.has_window else None,
                 )
             )
@@ -251,7 +252,7 @@ class Engine:
     def _forward(self, turns: Sequence[Turn]) -> dict[int, Outcome] | Failure:
         start = self.clock()
         try:
-            outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self._runner.run(turns))
+            outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self.runner.run(turns))
         except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
             # Its traceback would keep the activations alive while memory is short, and as long as a caller has it.
             traceback.clear_frames(error.__traceback__)
@@ -277,7 +278,7 @@ class Engine:
     def _end(self, ticket: Ticket) -> None:
         now, sequence = self.clock(), ticket.sequence
         counters = self._scheduler.remove(ticket.job_id)
-        self._runner.forget(ticket.job_id)
+        self.runner.forget(ticket.job_id)
         del self._tickets[ticket.job_id]
         ticket.usage = Usage(
             nfe=sequence.ledger.nfe,
@@ -287,6 +288,8 @@ class Engine:
             num_prompt=sequence.num_prompt,
             num_cached=counters.num_adopted,
             num_preemptions=counters.num_preemptions,
+            num_stale_forwards=counters.num_stale_forwards,
+            num_stale_rows=counters.num_stale_rows,
             queue_seconds=(now if ticket.started is None else ticket.started) - ticket.submitted,
             seconds=now - ticket.submitted,
         )

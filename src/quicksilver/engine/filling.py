@@ -1,6 +1,7 @@
 """Holes between given text, filled in place; ``decoding.inplace`` is the same outside a batch.
 
-Under full attention every row changes with every step, so nothing is cached: the whole canvas is the window.
+The whole canvas is the window. Under full attention every row changes with every step, so either nothing is kept, or
+what ``decoding.kept_rows`` says, in pages of the request's own: never final, they are shared with nobody.
 """
 
 from dataclasses import replace
@@ -13,7 +14,8 @@ from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
-from quicksilver.decoding.inplace import check_infill, initial_canvas, initial_length, resizes
+from quicksilver.decoding.inplace import check_infill, initial_canvas, initial_length, open_holes, resizes
+from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Places, commit_events
 from quicksilver.decoding.lengths import length_changes
 from quicksilver.decoding.params import special_ids
@@ -43,6 +45,9 @@ class FillingSequence(WindowSequence):
         self._lengths = tuple(initial_length(self.run, number, hole) for number, hole in enumerate(task.holes))
         self._settled = self._lengths
         """As they are after the coming step, if it is one that writes."""
+        self._kept = KeptRows(self.params.cache, self.params.refresh_every, spec.prediction_shift)
+        self._columns: Tensor | None = None
+        """See ``window_columns``; None: not yet known."""
         self._set_canvas(initial_canvas(spec, task.template, self._lengths))
         self.num_prompt = self.state.count(State.PROMPT)
         self.block = BlockProgress(max_steps=self.run.policy.max_steps(sum(entry.cap for entry in self._lengths)))
@@ -54,6 +59,31 @@ class FillingSequence(WindowSequence):
     @property
     def salt(self) -> bytes | None:
         return None
+
+    @property
+    def keeps_rows(self) -> bool:
+        return self.params.cache is not Cache.EXACT
+
+    @property
+    def num_window(self) -> int:
+        columns = self.window_columns
+        return len(self.state) if columns is None else len(columns)
+
+    @property
+    def num_slots(self) -> int:
+        return len(self.state) if self.keeps_rows else 0
+
+    @property
+    def is_pinned(self) -> bool:
+        return self._kept.is_needed
+
+    @property
+    def window_columns(self) -> Tensor | None:
+        if not self.keeps_rows:
+            return None
+        if self._columns is None:
+            self._columns = self._kept.columns(self.canvas.token_ids, open_holes(self.canvas))
+        return self._columns
 
     @property
     def most_positions(self) -> int:
@@ -88,10 +118,17 @@ class FillingSequence(WindowSequence):
     def look(self) -> Look:
         columns = self.open_columns()
         look = self._look(columns, tuple(self._rule(column) for column in columns))
+        if self.window_columns is not None:
+            look = replace(look, offsets=self._offsets(columns, self.window_columns))
         if not (self.may_change_length or self.is_reviewing):
             return look
         token_ids = self.canvas.token_ids.tolist()
         return replace(look, watched=tuple((*self._length_ids, token_ids[column]) for column in columns))
+
+    def _offsets(self, open_columns: list[int], computed: Tensor) -> tuple[int, ...]:
+        """Which of the computed rows predicts each open column."""
+        row_of = {column: row for row, column in enumerate(computed.tolist())}
+        return tuple(row_of.get(column - self.spec.prediction_shift, -1) for column in open_columns)
 
     def _rule(self, column: int) -> TokenRule:
         """A length token that may yet come true is only withheld."""
@@ -139,6 +176,7 @@ class FillingSequence(WindowSequence):
         return Review(is_weak=is_weak)
 
     def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:
+        self._note_rows()
         match outcome:
             case LengthChange():
                 events = self._resize(outcome)
@@ -155,6 +193,12 @@ class FillingSequence(WindowSequence):
             events.append(self.ledger.frame(self.canvas))
         return events + self._end_if_filled()
 
+    def _note_rows(self) -> None:
+        """A forward has seen the canvas as it stands."""
+        if self.window_columns is not None:
+            self.ledger.count_stale(self._kept.ran(self.canvas.token_ids, self.window_columns))
+            self._columns = None
+
     def _resize(self, outcome: LengthChange) -> list[Event]:
         change = outcome.change
         self.ledger.nfe += 1
@@ -162,6 +206,7 @@ class FillingSequence(WindowSequence):
         token_ids = [expand if by > 0 else delete for by in change.tolist()]
         self.ledger.record_resize(self.places, (change != 0).tolist(), token_ids, outcome.probability.tolist())
         events = resizes(self.canvas, change)
+        self._kept.drop()
         self._set_canvas(self.canvas.take(torch.arange(len(self.canvas)).repeat_interleave(1 + change)))
         self._lengths = self._settled = outcome.lengths
         return events

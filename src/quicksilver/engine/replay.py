@@ -1,7 +1,8 @@
 """Record what an engine decides, and check that it decides the same again.
 
-A request's tokens depend on weights, task, parameters and seed alone, so a trace can be repeated frame by frame on
-another machine. Tokens must agree exactly. Confidences may differ by a tolerance: another order of sums moves them.
+A request's tokens depend on weights, task, parameters and seed alone, and on the lengths of its blocks where those
+followed load, which the trace holds. So it can be repeated frame by frame on another machine. Tokens must agree
+exactly. Confidences may differ by a tolerance: another order of sums moves them.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ __all__ = ["Difference", "Report", "Trace", "TracedRun", "fingerprint", "load", 
 TOLERANCE = 1e-3
 """Of a confidence, absolute. Another order of sums moves them far less in float32, and more in bfloat16."""
 _SAMPLED = 2**16
+_COMPARED = ("nfe", "holes", "step_committed", "num_edits", "num_stale_forwards", "num_stale_rows", "finish_reason")
+"""Of a result, beside its trace."""
 
 StopBuilder = Callable[[tuple[str, ...]], StopRule]
 """Makes a stop rule of strings, for example with ``api.stopping.TextStop``."""
@@ -88,19 +91,32 @@ def recording(engine: Engine) -> Iterator[list[TracedRun]]:
     Raises:
         ConfigError: on leaving, if one of them cannot be stored, see ``trace_file.traced_run``.
     """
-    ended: list[tuple[Request, Result]] = []
     runs: list[TracedRun] = []
+    with _endings(engine) as ended:
+        yield runs
+    runs += [_traced(ticket) for ticket in ended]
+
+
+@contextmanager
+def _endings(engine: Engine) -> Iterator[list[Ticket]]:
+    """Collects the tickets that come to a result meanwhile."""
+    ended: list[Ticket] = []
 
     def listen(ticket: Ticket) -> None:
         if ticket.sequence.done is not None and ticket.error is None:
-            ended.append((ticket.sequence.request, ticket.sequence.done.result))
+            ended.append(ticket)
 
     engine.on_end.append(listen)
     try:
-        yield runs
+        yield ended
     finally:
         engine.on_end.remove(listen)
-    runs += [traced_run(request, result) for request, result in ended]
+
+
+def _traced(ticket: Ticket) -> TracedRun:
+    """With the blocks that load made shorter, without which it could not be repeated."""
+    sequence = ticket.sequence
+    return traced_run(replace(sequence.request, block_lengths=sequence.shortened_blocks), ticket.result)
 
 
 def record(engine: Engine, requests: Iterable[Request], *, model: str) -> Trace:
@@ -110,9 +126,10 @@ def record(engine: Engine, requests: Iterable[Request], *, model: str) -> Trace:
         ConfigError: one of them cannot be stored.
         Exception: whatever ended a request.
     """
-    requests = list(requests)
-    results = engine.run(requests)
-    runs = tuple(traced_run(request, result) for request, result in zip(requests, results, strict=True))
+    with _endings(engine) as ended:
+        engine.run(requests)
+    # Ids rise in the order of submission.
+    runs = tuple(_traced(ticket) for ticket in sorted(ended, key=lambda each: each.job_id))
     return Trace(model=model, fingerprint=fingerprint(engine.denoiser, engine.spec), runs=runs)
 
 
@@ -181,7 +198,7 @@ def _compare(number: int, run: TracedRun, found: Result, tolerance: float) -> tu
     wanted = run.result
     if wanted.finish_reason is FinishReason.DEADLINE:
         wanted = replace(wanted, finish_reason=FinishReason.MAX_NFE)
-    for name in ("nfe", "holes", "step_committed", "num_edits", "finish_reason"):
+    for name in _COMPARED:
         if getattr(wanted, name) != getattr(found, name):
             one, other = (f"{name} {getattr(each, name)}" for each in (wanted, found))
             return Difference(run=number, step=None, expected=one, found=other), greatest

@@ -38,6 +38,9 @@ class Request:
     may_follow_load: bool = False
     """Whether blocks may get shorter while many requests run. Never for a request whose seed its caller chose: its
     decisions must not depend on who else is there."""
+    block_lengths: tuple[int, ...] = ()
+    """Lengths of a continuation's blocks, in order, as an earlier run had them under load; see ``replay``. Blocks
+    behind them follow ``params``."""
     tenant: bytes = b""
     """Only requests of one tenant share cached prefixes."""
     has_frames: bool = False
@@ -63,6 +66,10 @@ class Usage:
     num_cached: int
     """Positions taken over from the prefix cache."""
     num_preemptions: int
+    num_stale_forwards: int
+    """Forwards that read keys and values of rows as an earlier one had computed them; see ``decoding.kept_rows``."""
+    num_stale_rows: int
+    """Those rows, summed over these forwards."""
     queue_seconds: float
     seconds: float
 

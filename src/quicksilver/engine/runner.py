@@ -4,6 +4,7 @@ Legend: T packed rows, N rows that are decided, B windows, W columns.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -35,7 +36,9 @@ from quicksilver.engine.sequence import (
 )
 from quicksilver.engine.windows import RowStep, StepOutcome, WindowState, take_step
 from quicksilver.errors import InputError
+from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.fused import FusedDenoiser, can_fuse
 
 STRICT_LEAST_ROWS = 4
 """Products of fewer rows take other kernels, whose sums go in another order (measured with MKL on AVX2)."""
@@ -57,6 +60,10 @@ class Turn:
         return self.share.num_context + (self.sequence.num_window if self.share.has_window else 0)
 
 
+Network = Callable[[Tensor, Tensor, Attention], Tensor]
+"""Token ids [1, T], positions [1, T] and an attention to hidden rows [1, T, D]."""
+
+
 class Runner:
     """Owns the denoiser, the page memory and nothing else."""
 
@@ -64,6 +71,7 @@ class Runner:
         self._least_rows = STRICT_LEAST_ROWS if is_strict else 1
         self._is_strict = is_strict
         self._denoiser, self._spec, self._memory = denoiser, spec, memory
+        self.network: Network = FusedDenoiser(denoiser) if can_fuse(denoiser) else denoiser
         self.device = memory.keys[0].device
         self._vocab_size = denoiser.config.vocab_size
         self._rules: dict[TokenRule, tuple[Tensor, Tensor]] = {}
@@ -76,19 +84,24 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, turns: Seq[Turn]) -> list[tuple[Turn, Outcome]]:
-        """One forward: what it means for every turn that has a look. No sequence has changed yet."""
+        """One forward: what it means for every turn that has a look. No sequence has changed yet.
+
+        A turn without a look has an outcome only if its rows came to nothing: then its pages must not be shared.
+        """
         hidden = self._forward(turns)
+        spoiled = _spoiled_prefills(turns, hidden)
         self._keep_last_rows(turns, hidden)
         deciding = [turn for turn in turns if turn.look is not None]
         if not deciding:
-            return []
+            return spoiled
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
         candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
-        parts = [candidates.rows(slice(start, stop)) for start, stop in pairwise(accumulate(counts, initial=0))]
+        bounds = pairwise(accumulate(counts, initial=0))
+        parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
-        return self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
+        return spoiled + self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
 
     def _forward(self, turns: Seq[Turn]) -> Float[Tensor, "T D"]:
         ids, positions, rows, start = [], [], [], 0
@@ -99,15 +112,22 @@ class Runner:
                 ids.append(torch.tensor(sequence.context_ids[share.num_cached : end], dtype=torch.int64))
             if share.has_window:
                 ids.append(sequence.window_ids())
-            positions.append(torch.arange(share.num_cached, share.num_cached + count))
+            columns = sequence.window_columns if share.has_window else None
+            places = torch.arange(share.num_cached, share.num_cached + count)
+            if columns is not None:
+                ids[-1] = ids[-1][columns]
+                places[share.num_context :] = end + columns
+            positions.append(places)
+            num_slots = end + (sequence.num_slots if share.has_window else 0)
             rows.append(
                 RequestRows(
                     rows=slice(start, start + count),
-                    slots=None if turn.table is None else self._memory.slots(turn.table, share.num_cached + count),
+                    slots=None if turn.table is None else self._memory.slots(turn.table, num_slots),
                     num_cached=share.num_cached,
                     num_context=share.num_context,
                     has_causal_window=sequence.has_causal_window,
                     context_blocks=sequence.context_blocks(end) if share.num_context else None,
+                    columns=columns,
                 )
             )
             start += count
@@ -116,7 +136,7 @@ class Runner:
             ids.append(idle)
             positions.append(idle)
         token_ids, at = (torch.cat(parts)[None].to(self.device) for parts in (ids, positions))
-        return self._denoiser(token_ids, at, PagedAttention(self._memory, rows, is_strict=self._is_strict))[0]
+        return self.network(token_ids, at, PagedAttention(self._memory, rows, is_strict=self._is_strict))[0]
 
     def _decided_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> Float[Tensor, "N D"]:
         """Hidden rows that predict the open columns of the deciding turns."""
@@ -213,14 +233,14 @@ class Runner:
             ):
                 change = sequence.settle(turn.look, seen)
             if not (are_finite or bool(part.confidence.isfinite().all())):
-                outcomes.append((turn, Failure(InputError("the denoiser gave NaN or infinite logits"))))
+                outcomes.append((turn, _not_finite()))
             elif isinstance(sequence, TokenSequence):
                 outcomes.append((turn, NextTokens(tuple(part.token_ids.tolist()), tuple(part.confidence.tolist()))))
             elif change is not None:
                 outcomes.append((turn, change))
             else:
                 # Windows of one width are decided together: then a row's sums do not depend on its neighbours' widths.
-                groups[sequence.num_window].append((turn, part))
+                groups[len(sequence.window_ids())].append((turn, part))
         for group in groups.values():
             outcomes += self._decide(group)
         return outcomes
@@ -256,6 +276,22 @@ class Runner:
         candidates = parts[0] if len(parts) == 1 else Candidates.join(parts)
         outcome = take_step(before, is_open, candidates.to(is_open.device), rows, self._spec.special.mask)
         return _window_steps(outcome, sequences)
+
+
+def _not_finite() -> Failure:
+    return Failure(InputError("the denoiser gave NaN or infinite logits"))
+
+
+def _spoiled_prefills(turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> list[tuple[Turn, Outcome]]:
+    """Failures of the turns that only read context and got a row that is not finite; a look would show it later."""
+    spoiled: list[tuple[Turn, Outcome]] = []
+    start = 0
+    for turn in turns:
+        rows = hidden[start : start + turn.num_rows]
+        if turn.look is None and not bool(rows.isfinite().all()):
+            spoiled.append((turn, _not_finite()))
+        start += turn.num_rows
+    return spoiled
 
 
 def _window_steps(outcome: StepOutcome, sequences: Seq[WindowSequence]) -> list[WindowStep]:

@@ -67,7 +67,17 @@ class Job(Protocol):
 
     @property
     def num_window(self) -> int:
-        """Rows of the window."""
+        """Rows of the window in the coming forward."""
+        ...
+
+    @property
+    def num_slots(self) -> int:
+        """Positions of the window that need a place in pages: all of them, or none where nothing is ever kept."""
+        ...
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether its pages hold what could not be computed again as it was; then it is not preempted now."""
         ...
 
     @property
@@ -87,7 +97,7 @@ class Job(Protocol):
 
     @property
     def salt(self) -> bytes | None:
-        """Requests of equal salt share keys and values of equal beginnings; None: nothing of this one is cached."""
+        """Requests of equal salt share keys and values of equal beginnings; None: this one has none to share."""
         ...
 
 
@@ -146,6 +156,10 @@ class JobCounters:
     """Context positions taken over from the prefix cache."""
     num_forwards: int = 0
     """Forwards with rows of the request, prefill alone included."""
+    num_stale_forwards: int = 0
+    """Those of them that read keys and values that an earlier one had computed, of rows that are not final."""
+    num_stale_rows: int = 0
+    """The rows whose keys and values were read so, summed over those forwards."""
 
 
 class Scheduler:
@@ -175,7 +189,7 @@ class Scheduler:
         if len(self._waiting) >= self._config.max_waiting:
             raise OverloadedError(f"{len(self._waiting)} requests are waiting, the most allowed (max_waiting)")
         pages = self._pool.pages_for(job.most_positions)
-        if job.salt is not None and pages > self._pool.num_pages:
+        if (job.salt is not None or job.num_slots) and pages > self._pool.num_pages:
             raise ConfigError(
                 f"a request of up to {job.most_positions} positions needs {pages} pages of {self._pool.page_size}, "
                 f"the pool has {self._pool.num_pages} (num_pages)"
@@ -228,7 +242,8 @@ class Scheduler:
         entry = self._running.get(share.job_id)
         if entry is None:
             return
-        self._count(entry, num_forwards=1)
+        stale = entry.job.num_slots - entry.job.num_window if share.has_window and entry.job.num_slots else 0
+        self._count(entry, num_forwards=1, num_stale_forwards=int(stale > 0), num_stale_rows=stale)
         if entry.job.salt is not None:
             end = share.num_cached + share.num_context
             entry.table.finish(entry.job.context_ids[:end], entry.job.grid.num_shareable(self._pool.page_size))
@@ -240,12 +255,14 @@ class Scheduler:
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._config.max_running:
             entry = self._waiting[0]
+            size = entry.job.num_slots
             if entry.job.salt is not None:
                 entry.table.adopt_prefix(entry.job.context_ids)
-                needed = entry.table.num_missing(len(entry.job.context_ids) + entry.job.num_window)
-                if needed > self._pool.num_available and self._running:
-                    entry.table.release()
-                    return
+                size += len(entry.job.context_ids)
+            needed = entry.table.num_missing(size)
+            if needed > self._pool.num_available and self._running:
+                entry.table.release()
+                return
             self._count(entry, num_adopted=entry.table.num_final)
             self._running[entry.job.job_id] = self._waiting.pop(0)
 
@@ -267,9 +284,7 @@ class Scheduler:
 
     def _make_room(self, entry: _Entry, share: Share, chosen: set[int]) -> bool:
         """Reserve the share's pages, taking them from requests of lower rank if need be."""
-        if entry.job.salt is None:
-            return True
-        end = share.num_cached + share.num_context + (entry.job.num_window if share.has_window else 0)
+        end = share.num_cached + share.num_context + (entry.job.num_slots if share.has_window else 0)
         while entry.table.num_missing(end) > self._pool.num_available:
             victim = self._victim(entry, chosen)
             if victim is None:
@@ -281,12 +296,16 @@ class Scheduler:
     def _victim(self, entry: _Entry, chosen: set[int]) -> _Entry | None:
         """The running request of least standing that holds pages, is not in this forward and stands below ``entry``.
 
-        Only below: so the first of all always goes on, and no two requests take pages from each other in turn.
+        Only below: so no two requests take pages from each other in turn, and the first of all goes on, at once or as
+        soon as those that are pinned have run. A pinned request needs no further page, so it always can.
         """
         others = [
             each
             for each in self._running.values()
-            if each.standing > entry.standing and each.job.job_id not in chosen and each.table.pages
+            if each.standing > entry.standing
+            and each.job.job_id not in chosen
+            and each.table.pages
+            and not each.job.is_pinned
         ]
         return max(others, key=lambda each: each.standing, default=None)
 

@@ -133,13 +133,30 @@ class Sequence(ABC):
         return CAUSAL
 
     @property
+    def num_slots(self) -> int:
+        """Positions of the window that need a place in pages."""
+        return self.num_window
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether the coming forward reads keys and values that could not be computed again as they were."""
+        return False
+
+    @property
     def salt(self) -> bytes | None:
         """Equal tokens have equal keys and values where tenant and grid agree."""
         return self.grid.length.to_bytes(4, "little") + self.request.tenant
 
     @property
     @abstractmethod
-    def num_window(self) -> int: ...
+    def num_window(self) -> int:
+        """Rows of the coming forward, behind context rows."""
+        ...
+
+    @property
+    def window_columns(self) -> Tensor | None:
+        """Where in the window those rows stand; None: they are all of it."""
+        return None
 
     @property
     @abstractmethod
@@ -155,7 +172,7 @@ class Sequence(ABC):
         return False
 
     def window_ids(self) -> Tensor:
-        """What the coming forward reads in the window."""
+        """What stands in all of the window for the coming forward."""
         return torch.zeros(0, dtype=torch.int64)
 
     def given_ids(self) -> list[int]:
@@ -166,6 +183,11 @@ class Sequence(ABC):
     def reads_entropy(self) -> bool:
         """Whether what is decided depends on the candidates' entropy."""
         return False
+
+    @property
+    def shortened_blocks(self) -> tuple[int, ...]:
+        """Lengths of all blocks so far if load made some shorter; what ``Request.block_lengths`` repeats."""
+        return ()
 
     @abstractmethod
     def look(self) -> Look: ...

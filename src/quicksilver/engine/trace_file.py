@@ -1,9 +1,9 @@
 """Decode traces as files: which model, what was asked, what was decided at every forward.
 
 JSON lines. The first line is ``{"format", "version", "model", "fingerprint"}``, every further one a request that ended:
-``{"request": {"task", "params", "stop", "deadline_ms", "may_follow_load"}, "result": {…, "trace": [[step, hole,
-position, token_id, confidence], …]}}``. Names are those of the dataclasses; unknown names are errors, and names that an
-older program did not write mean their defaults.
+``{"request": {"task", "params", "stop", "deadline_ms", "may_follow_load", "block_lengths"}, "result": {…, "trace":
+[[step, hole, position, token_id, confidence], …]}}``. Names are those of the dataclasses; unknown names are errors, and
+names that an older program did not write mean their defaults.
 """
 
 import json
@@ -153,6 +153,7 @@ def _run_to_json(run: TracedRun) -> dict[str, object]:
             "stop": run.stop,
             "deadline_ms": request.deadline_ms,
             "may_follow_load": request.may_follow_load,
+            "block_lengths": request.block_lengths,
         },
         "result": result,
     }
@@ -172,7 +173,8 @@ def _plain(value: Any) -> dict[str, Any]:  # noqa: ANN401  # no type says: a dat
 
 def _read_run(data: object) -> TracedRun:
     run = _named(data, ("request", "result"), "a run")
-    request = _named(run["request"], ("task", "params", "stop", "deadline_ms", "may_follow_load"), "request")
+    names = ("task", "params", "stop", "deadline_ms", "may_follow_load")
+    request = {"block_lengths": []} | dict(_named(run["request"], names, "request", optional=("block_lengths",)))
     params = dict(_kind(dict, request["params"], "params"))
     policy = params.pop("policy", None)
     result = dict(_kind(dict, run["result"], "result"))
@@ -183,6 +185,7 @@ def _read_run(data: object) -> TracedRun:
             params=replace(_build(SamplingParams, params, skipped=_NOT_PLAIN), policy=_read_policy(policy)),
             deadline_ms=_restore(request["deadline_ms"], float | None),
             may_follow_load=_restore(request["may_follow_load"], bool),
+            block_lengths=_restore(request["block_lengths"], tuple[int, ...]),
         ),
         stop=_restore(request["stop"], tuple[str, ...]),
         result=replace(_build(Result, result | {"trace": []}), trace=trace),
@@ -224,11 +227,11 @@ def _split_kind(data: object, known: Sequence[str], what: str) -> tuple[str, dic
     return kind, rest
 
 
-def _named(data: object, names: Sequence[str], what: str) -> Mapping[str, Any]:
-    """Exactly these names."""
+def _named(data: object, names: Sequence[str], what: str, optional: Sequence[str] = ()) -> Mapping[str, Any]:
+    """Exactly these names, and perhaps the optional ones."""
     given = _kind(dict, data, what)
-    if set(given) != set(names):
-        wrong = sorted(set(given) ^ set(names))
+    wrong = sorted((set(given) ^ set(names)) - set(optional))
+    if wrong:
         raise InputError(f"{what} has {', '.join(names)}; missing or unknown: {', '.join(wrong)}")
     return given
 

@@ -35,7 +35,8 @@ class Filler(Protocol):
 class ExactPolicy(DecodingOptions):
     """Options with a policy object, for settings that have no option of their own."""
 
-    exact_policy: Policy
+    exact_policy: Policy | None
+    """None: the checkpoint's; must be None where that is autoregressive."""
 
     def resolve_policy(self, spec: DiffusionSpec) -> Policy | None:
         """The policy as given; the sampler still checks it against the checkpoint."""

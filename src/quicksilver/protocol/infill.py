@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from quicksilver.protocol.sampling import MaxTokens, SamplingFields
-from quicksilver.protocol.wire import TraceStep, Usage, Wire
+from quicksilver.protocol.wire import CellFrame, TraceStep, Usage, Wire
 
 
 class HoleLimits(Wire):
@@ -57,14 +57,6 @@ class InfillResponse(Wire):
     finish_reason: str
     usage: Usage
     trace: list[TraceStep] | None = None
-
-
-class CellFrame(Wire):
-    """One position of a hole in a frame."""
-
-    text: str
-    state: Literal["mask", "draft", "final"]
-    confidence: float
 
 
 class InfillEvent(Wire):

@@ -1,6 +1,6 @@
 """Bodies of the routes around the models: lists, tokens, health, usage."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -95,10 +95,30 @@ class TokenizerInfo(Wire):
     chat_template: str | None
 
 
+class UsageTotals(Wire):
+    """What requests took together."""
+
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    nfe: int
+    cost_nanodollars: int
+
+
+class UsageDay(UsageTotals):
+    """The same on one day (UTC) with one model."""
+
+    day: str
+    model: str
+
+
 class UsageReport(Wire):
     """What the caller's key has used."""
 
     object: Literal["usage"] = "usage"
-    totals: dict[str, Any]
-    days: list[dict[str, Any]]
+    key: str
+    totals: UsageTotals
+    days: list[UsageDay]
     remaining_tokens: int | None
+    """Of its grant; null is without limit."""

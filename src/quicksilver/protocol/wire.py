@@ -1,5 +1,7 @@
 """What all bodies share."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -59,6 +61,15 @@ class StreamOptions(Wire):
     include_usage: bool = False
 
 
+class CellFrame(Wire):
+    """One position of a canvas in a frame."""
+
+    text: str
+    """Empty for a mask."""
+    state: Literal["mask", "draft", "final"]
+    confidence: float
+
+
 class DiffusionMeta(Wire):
     """State of the canvas behind one frame of a ``diffusing`` stream."""
 
@@ -71,6 +82,8 @@ class DiffusionMeta(Wire):
     settled_chars: int
     """Characters that will not change any more."""
     mean_confidence: float
+    cells: list[CellFrame] | None = None
+    """The canvas token by token, for requests with ``return_trace``."""
 
 
 class TraceStep(Wire):

@@ -12,18 +12,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quicksilver import __version__
 from quicksilver.api import Model
 from quicksilver.protocol.service import ModelPricing
-from quicksilver.server import errors
+from quicksilver.server import errors, logs
+from quicksilver.server.accounts import Prices
 from quicksilver.server.config import ServerConfig
 from quicksilver.server.errors import ApiError, to_response
 from quicksilver.server.metering import Gate, OpenGate
-from quicksilver.server.routes import chat, completions, infill, service
+from quicksilver.server.routes import chat, completions, edit, infill, playground, service
 from quicksilver.server.service import Service
-
-FREE = ModelPricing(prompt="0", completion="0", input_cache_reads="0")
+from quicksilver.server.tracing import Tracing, from_environment
 
 
 def create_app(
-    model: Model, config: ServerConfig | None = None, *, gate: Gate | None = None, prices: ModelPricing = FREE
+    model: Model,
+    config: ServerConfig | None = None,
+    *,
+    gate: Gate | None = None,
+    prices: Prices | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The HTTP application of one model.
 
@@ -31,7 +36,8 @@ def create_app(
         model: to serve; nothing else may use its engine meanwhile.
         config: limits; None: defaults.
         gate: who may ask for how much; None: everybody.
-        prices: told by the model lists.
+        prices: told by the model lists; None: nothing costs anything.
+        tracing: spans of requests; None: where the environment says.
     """
     config = ServerConfig() if config is None else config
     served = Service(model, config)
@@ -42,13 +48,19 @@ def create_app(
             yield
 
     app = FastAPI(title="Quicksilver", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
-    app.state.service, app.state.gate, app.state.prices = served, gate or OpenGate(), prices
-    for routes in (chat, completions, infill, service):
+    app.state.service, app.state.gate, app.state.prices = served, gate or OpenGate(), _pricing(prices or Prices())
+    for routes in (chat, completions, edit, infill, service, playground):
         app.include_router(routes.router)
+    app.include_router(service.guarded)
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=config.max_body_bytes)
-    app.add_middleware(RequestLog, service=served)
+    app.add_middleware(RequestLog, service=served, tracing=tracing or from_environment())
     return app
+
+
+def _pricing(prices: Prices) -> ModelPricing:
+    per_token = [format(price / 10**6, "f") for price in (prices.input, prices.output, prices.cached)]
+    return ModelPricing(prompt=per_token[0], completion=per_token[1], input_cache_reads=per_token[2])
 
 
 class BodyLimit:
@@ -83,24 +95,25 @@ class BodyLimit:
 
 
 class RequestLog:
-    """Gives every request an id, times it, counts it."""
+    """Gives every request an id; when it has ended, counts it and tells log and spans of it."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, tracing: Tracing) -> None:
         """Watch an application."""
-        self._app, self._service = app, service
+        self._app, self._service, self._tracing = app, service, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.monotonic(), 500
+        started = time.monotonic()
         request_id = f"req_{uuid.uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
+        # Routes add to the note: tokens, forwards, and prompts where that is asked for.
+        note: dict[str, str | int | float] = {"request_id": request_id, "status": 500}
+        scope.setdefault("state", {}).update(request_id=request_id, note=note)
 
         async def noted(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                note["status"] = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((time.monotonic() - started) * 1000))
@@ -108,9 +121,13 @@ class RequestLog:
                     headers.setdefault(name, value)
             await send(message)
 
-        try:
-            await self._app(scope, receive, noted)
-        finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            self._service.metrics.requests.labels(route, str(status)).inc()
-            self._service.metrics.latency.labels(route).observe(time.monotonic() - started)
+        with self._tracing.span(note):
+            try:
+                await self._app(scope, receive, noted)
+            finally:
+                # Not the path: a scanner's random paths would each become a time series.
+                note["route"] = getattr(scope.get("route"), "path", "unknown")
+                note["seconds"] = round(time.monotonic() - started, 4)
+                self._service.metrics.requests.labels(note["route"], str(note["status"])).inc()
+                self._service.metrics.latency.labels(note["route"]).observe(time.monotonic() - started)
+                logs.request(dict(note))

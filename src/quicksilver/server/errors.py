@@ -1,6 +1,5 @@
 """Errors as OpenAI's API tells them: a status, and a body that names what is wrong."""
 
-import logging
 import re
 from collections.abc import Mapping
 
@@ -9,10 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from quicksilver.errors import ConfigError, ContextLengthError, EngineError, OverloadedError, UsageError
+from quicksilver.errors import ConfigError, ContextLengthError, EngineError, OverloadedError, StorageError, UsageError
 from quicksilver.protocol.wire import ErrorBody, ErrorResponse
-
-_log = logging.getLogger("quicksilver.server")
+from quicksilver.server.logs import log
 
 
 class ApiError(Exception):
@@ -81,6 +79,8 @@ def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retr
             return ApiError(400, str(error), code="invalid_value")
         case OverloadedError():
             return overloaded(str(error), retry_after)
+        case StorageError():
+            return ApiError(500, str(error), kind="server_error", code="storage_error")
         case EngineError():
             return ApiError(500, str(error), kind="server_error", code="engine_error")
         case _:
@@ -128,5 +128,5 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_failure(request: Request, error: Exception) -> JSONResponse:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return to_response(as_api_error(error))

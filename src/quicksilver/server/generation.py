@@ -1,21 +1,21 @@
 """What every generating route does: admit, submit, collect or stream, account, answer."""
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import anyio
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 
 from quicksilver.api import (
     Answer,
+    Cell,
     Completion,
     Done,
     FinishReason,
@@ -28,16 +28,28 @@ from quicksilver.api import (
 )
 from quicksilver.engine.request import Usage as EngineUsage
 from quicksilver.protocol.sampling import SamplingFields
-from quicksilver.protocol.wire import CompletionDetails, DiffusionMeta, ErrorResponse, PromptDetails, TraceStep, Usage
+from quicksilver.protocol.wire import (
+    CellFrame,
+    CompletionDetails,
+    DiffusionMeta,
+    ErrorResponse,
+    PromptDetails,
+    TraceStep,
+    Usage,
+)
+from quicksilver.server import sse
 from quicksilver.server.errors import as_api_error
+from quicksilver.server.logs import log
 from quicksilver.server.metering import Permit
 from quicksilver.server.service import ClientGoneError, Service, completions_of, merged, until_hang_up
 
-_log = logging.getLogger("quicksilver.server")
+Note = dict[str, str | int | float]
+"""What the log will say of a request."""
 
 MASK_SIGN = "░"
 """Stands for a mask in the frames of a ``diffusing`` stream."""
 
+_STATES = {State.PROMPT: "final", State.MASK: "mask", State.DRAFT: "draft", State.FINAL: "final"}
 _STOPPED = frozenset({FinishReason.EOS, FinishReason.STOP, FinishReason.FILLED})
 
 
@@ -61,12 +73,13 @@ class Head:
         )
 
 
-@runtime_checkable
 class Shape(Protocol):
     """How a route writes what was generated."""
 
-    prefix: str
-    """Of the answer's id."""
+    @property
+    def prefix(self) -> str:
+        """Of the answer's id."""
+        ...
 
     def whole(self, head: Head, completions: Sequence[Completion], usage: Usage) -> BaseModel:
         """The answer to a request that does not stream."""
@@ -113,6 +126,7 @@ class Work:
         return await account(
             service,
             permit,
+            self.http.state.note,
             answers,
             completions,
             num_per_prompt=self.num_per_prompt,
@@ -135,44 +149,54 @@ async def answer(service: Service, permit: Permit, work: Work) -> Response:
         raise
     if work.fields.stream:
         events = _Stream(service, permit, work, head, answers, started).events()
-        return sse(events)
+        return sse.respond(events)
     try:
-        completions = await until_hang_up(work.http, completions_of(answers))
+        completions = await collected(service, permit, work.http, answers)
     except ClientGoneError:
-        service.metrics.aborts.inc(len(answers))
-        await permit.settle(engine_usages(answers), "aborted")
         return Response(status_code=499)
-    except BaseException:
-        await permit.settle(engine_usages(answers), "failed")
-        raise
     usage = await work.account(service, permit, answers, completions)
     return JSONResponse(work.shape.whole(head, completions, usage).model_dump(mode="json"))
 
 
-def sse(events: AsyncIterator[ServerSentEvent]) -> EventSourceResponse:
-    """A stream of server-sent events."""
-    return EventSourceResponse(
-        events,
-        sep="\n",
-        headers={"cache-control": "no-cache"},
-        # One client takes a comment that begins with "ping" for the end of the stream.
-        ping_message_factory=lambda: ServerSentEvent(comment="keep-alive"),
-    )
+async def collected(service: Service, permit: Permit, http: Request, answers: Sequence[Answer]) -> list[Completion]:
+    """The completions; if there are none, what was used is recorded.
+
+    Raises:
+        ClientGoneError: the client hung up.
+        EngineError: the engine failed.
+    """
+    try:
+        return await until_hang_up(http, completions_of(answers))
+    except BaseException as error:
+        service.metrics.aborts.inc(len(answers))
+        reason = "aborted" if isinstance(error, ClientGoneError) else "failed"
+        with anyio.CancelScope(shield=True):
+            await permit.settle(await used_until_abort(answers), reason)
+        raise
+
+
+async def used_until_abort(answers: Sequence[Answer]) -> list[EngineUsage]:
+    """Abort what runs, and what it took."""
+    return [usage for answer in answers for usage in await answer.aborted()]
 
 
 async def account(
     service: Service,
     permit: Permit,
+    note: Note,
     answers: Sequence[Answer],
     completions: Sequence[Completion],
     *,
     num_per_prompt: int = 1,
     num_predicted: int = 0,
 ) -> Usage:
-    """Count what was used, durably, before the client is told; see ``Work`` for the last two."""
+    """Count what was used, durably, before the client is told, and note it; see ``Work`` for the last two."""
     usages = engine_usages(answers)
     service.metrics.ended(usages)
     usage = _usage(answers, completions, num_per_prompt, num_predicted)
+    note |= {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens, "nfe": usage.nfe}
+    if service.config.logs_prompts:
+        note["text"] = "\n".join(completion.text for completion in completions)
     await permit.settle(usages, finish_reason(completions[0]))
     return usage
 
@@ -189,6 +213,14 @@ def trace_of(completion: Completion, fields: SamplingFields) -> list[TraceStep] 
     return [
         TraceStep(step=e.step, hole=e.hole, position=e.position, token_id=e.token_id, confidence=e.confidence)
         for e in completion.trace
+    ]
+
+
+def cell_frames(cells: Sequence[Cell]) -> list[CellFrame]:
+    """A hole as it stands, token by token."""
+    return [
+        CellFrame.model_validate({"text": cell.text, "state": _STATES[cell.state], "confidence": cell.confidence})
+        for cell in cells
     ]
 
 
@@ -214,30 +246,37 @@ class _Stream:
             for index in range(len(self._answers)):
                 opening = self._work.shape.first(self._head, index)
                 if opening is not None:
-                    yield _event(opening)
+                    yield sse.event(opening)
             async with aclosing(merged(self._answers)) as told:
                 async for index, event in told:
                     for body in self._told(index, event):
-                        yield _event(body)
+                        yield sse.event(body)
             completions = [self._ended[index] for index in range(len(self._answers))]
             usage = await self._work.account(self._service, self._permit, self._answers, completions)
             is_settled = True
             for index, completion in enumerate(completions):
-                yield _event(self._work.shape.last(self._head, index, completion))
+                yield sse.event(self._work.shape.last(self._head, index, completion))
             if self._work.fields.includes_usage:
-                yield _event(self._work.shape.usage(self._head, usage))
+                yield sse.event(self._work.shape.usage(self._head, usage))
         except Exception as error:  # noqa: BLE001  # the status has been sent: told as an event
-            _log.warning("%s failed in mid-stream: %s", self._head.id, error)
-            yield _event(ErrorResponse(error=as_api_error(error).body))
+            log.warning("%s failed in mid-stream: %s", self._head.id, error)
+            yield sse.event(ErrorResponse(error=as_api_error(error).body))
         finally:
             if not is_settled:
-                for each in self._answers:
-                    each.abort()
                 self._service.metrics.aborts.inc(len(self._answers) - len(self._ended))
                 # The client's hang-up cancels everything here, but what was used must still be written down.
                 with anyio.CancelScope(shield=True):
-                    await self._permit.settle(engine_usages(self._answers), "aborted")
-        yield ServerSentEvent(data="[DONE]")
+                    await self._permit.settle(await self._used(), "aborted")
+        yield sse.END
+
+    async def _used(self) -> list[EngineUsage]:
+        """What was used so far; of a job without an end, what the client was told counts as written."""
+        used = []
+        for answer, settled in zip(self._answers, self._settled, strict=True):
+            used += [
+                replace(usage, num_written=usage.num_written or settled.num_tokens) for usage in await answer.aborted()
+            ]
+        return used
 
     def _told(self, index: int, event: StreamEvent) -> list[BaseModel]:
         shape, settled = self._work.shape, self._settled[index]
@@ -246,8 +285,8 @@ class _Stream:
             text = event.completion.holes[0].text
             rest = settled.rest(text)
             if self._work.fields.diffusing:
-                meta = _meta(event.completion.nfe, [token.confidence for token in event.completion.holes[0].tokens])
-                return [shape.frame(self._head, index, text, meta.model_copy(update={"settled_chars": len(text)}))]
+                meta = _last_meta(event.completion, has_cells=self._work.fields.return_trace)
+                return [shape.frame(self._head, index, text, meta)]
             return self._deltas(index, rest)
         told = settled.take(event)
         if not self._work.fields.diffusing:
@@ -273,19 +312,23 @@ class _Stream:
             nfe=snapshot.nfe,
             settled_chars=len(self._settled[index].text),
             mean_confidence=sum(cell.confidence for cell in known) / len(known) if known else 0.0,
+            cells=cell_frames(cells) if self._work.fields.return_trace else None,
         )
         return self._work.shape.frame(self._head, index, text, meta)
 
 
-def _meta(nfe: int, confidence: Sequence[float]) -> DiffusionMeta:
-    mean = sum(confidence) / len(confidence) if confidence else 0.0
+def _last_meta(completion: Completion, *, has_cells: bool) -> DiffusionMeta:
+    hole = completion.holes[0]
+    cells = [CellFrame(text=token.text, state="final", confidence=token.confidence) for token in hole.tokens]
     return DiffusionMeta(
-        diffusion_content=False, diffusion_progress=1.0, step=nfe, nfe=nfe, settled_chars=0, mean_confidence=mean
+        diffusion_content=False,
+        diffusion_progress=1.0,
+        step=completion.nfe,
+        nfe=completion.nfe,
+        settled_chars=len(hole.text),
+        mean_confidence=sum(cell.confidence for cell in cells) / len(cells) if cells else 0.0,
+        cells=cells if has_cells else None,
     )
-
-
-def _event(body: BaseModel) -> ServerSentEvent:
-    return ServerSentEvent(data=body.model_dump_json(exclude_none=False))
 
 
 def engine_usages(answers: Sequence[Answer]) -> list[EngineUsage]:

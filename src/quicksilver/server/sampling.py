@@ -27,13 +27,13 @@ def decoding_options(fields: SamplingFields, model: Model, *, draft_threshold: f
             ("repetition_penalty", fields.repetition_penalty),
             ("threshold", _threshold(fields, model)),
             ("draft_threshold", draft_threshold),
-            ("block_length", _block_length(fields, model)),
         )
         if value is not None
     }
     options = DecodingOptions(
         policy=fields.policy,
         steps=fields.steps,
+        block_length=_block_length(fields, model),
         temperature=fields.temperature,
         # Clients send negative seeds; the engine's lie in [0, 2**63).
         seed=None if fields.seed is None else fields.seed % 2**63,

@@ -4,7 +4,7 @@ import pytest
 
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillLayout, InfillRequest, split_template
 from quicksilver.api.requests import parse_layout
-from quicksilver.decoding import POLICY_NAMES, ConfidenceThreshold, FixedSteps
+from quicksilver.decoding import POLICY_NAMES, Cache, ConfidenceThreshold, FixedSteps
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import ConfigError, InputError
 from tests.tiny_checkpoints import tiny_spec
@@ -62,12 +62,21 @@ def test_layout_defaults_to_what_was_trained():
         (infill(options=DecodingOptions(block_length=4)), SPEC, ("block_length", "in_place")),
         (infill(layout=InfillLayout.PSM, hole_length=3), SPEC, ("hole_length", "psm", "max_hole_length")),
         (infill(hole_length=3), AR_SPEC, ("hole_length", "psm")),
+        (infill(options=DecodingOptions(cache="dual"), layout=InfillLayout.PSM), SPEC, ("cache dual", "in_place")),
+        (infill(options=DecodingOptions(cache="prefix")), AR_SPEC, ("cache prefix", "psm")),
     ],
 )
 def test_layouts_that_cannot_be_are_refused(request_, spec, words):
     with pytest.raises(ConfigError) as error:
         request_.resolve_layout(spec)
     assert all(word in str(error.value) for word in words)
+
+
+def test_a_cache_has_a_name():
+    assert DecodingOptions().resolve_cache() is Cache.EXACT
+    assert DecodingOptions(cache="vicinity").resolve_cache() is Cache.VICINITY
+    with pytest.raises(ConfigError, match="no cache 'fast'; known: exact, prefix, dual, vicinity"):
+        DecodingOptions(cache="fast").resolve_cache()
 
 
 def test_bad_values_are_refused_at_once():

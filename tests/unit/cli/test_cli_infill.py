@@ -62,6 +62,8 @@ def test_json_has_this_shape(infill):
         "tokens_per_s": float,
         "seconds": float,
         "num_edits": int,
+        "num_stale_forwards": int,
+        "num_stale_rows": int,
         "finish_reason": str,
         "seed": int,
     }
@@ -121,6 +123,9 @@ def test_layouts_and_policies_choose(infill):
         (TEMPLATE, ("--hole-length", "2", "--max-hole-length", "3"), ("hole_length", "max_hole_length")),
         (TEMPLATE, ("--block-length", "4"), ("block_length", "in_place")),
         (TEMPLATE, ("--hole-length", "100"), ("100", "128")),
+        (TEMPLATE, ("--cache", "fast"), ("'fast'", "dual", "vicinity")),
+        (TEMPLATE, ("--cache", "dual", "--layout", "psm"), ("cache dual", "psm", "in_place")),
+        (TEMPLATE, ("--refresh-every", "4"), ("refresh_every", "4", "cache exact")),
         (TEMPLATE, ("--temperature", "-1"), ("temperature", "-1")),
         (TEMPLATE, ("--seed", "-1"), ("seed", "-1")),
         (TEMPLATE, ("--seed", "one"), ("--seed", "integer")),
@@ -136,6 +141,17 @@ def test_bad_input_is_one_line_and_status_2(infill, stdin, arguments, words):
     assert outcome.err.startswith("quicksilver: error: ")
     assert outcome.err.count("\n") == 1
     assert all(word in outcome.err for word in words)
+
+
+def test_a_cache_is_counted(infill):
+    exact, cached = (
+        infill("--json", "--seed", "5", "--hole-length", "4", "--threshold", "2", *more).json
+        for more in ((), ("--cache", "dual", "--refresh-every", "4"))
+    )
+    # Of 8 forwards all but the first and the fifth.
+    assert (exact["nfe"], exact["num_stale_forwards"], exact["num_stale_rows"]) == (8, 0, 0)
+    assert (cached["nfe"], cached["num_stale_forwards"]) == (8, 6)
+    assert cached["num_stale_rows"] > 6
 
 
 def test_missing_files_are_named(quicksilver, folder, tmp_path):

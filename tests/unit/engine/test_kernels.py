@@ -122,12 +122,15 @@ def random_requests(draw: random.Random, pool: PagePool, memory: PageMemory, cou
     requests, at = [], 0
     for _ in range(count):
         num_cached, num_context, num_window = draw.randint(0, 21), draw.randint(0, 9), draw.randint(0, 7)
-        total = num_cached + num_context + num_window
-        if total == num_cached:
+        total, columns = num_cached + num_context + num_window, None
+        if draw.random() < 0.2 and num_window:
+            columns = torch.tensor(sorted(draw.sample(range(num_window), draw.randint(1, num_window))))
+        num_rows = num_context + (num_window if columns is None else len(columns))
+        if num_rows == 0:
             continue
-        rows = slice(at, at + total - num_cached)
+        rows = slice(at, at + num_rows)
         at = rows.stop
-        if draw.random() < 0.2:
+        if draw.random() < 0.2 and columns is None:
             requests.append(RequestRows(rows=rows, slots=None))
             continue
         table = PageTable(pool)
@@ -139,7 +142,8 @@ def random_requests(draw: random.Random, pool: PagePool, memory: PageMemory, cou
                 slots=memory.slots(table, total),
                 num_cached=num_cached,
                 num_context=num_context,
-                has_causal_window=draw.random() < 0.3,
+                has_causal_window=draw.random() < 0.3 and columns is None,
+                columns=columns,
                 context_blocks=None if block is None else torch.arange(num_cached + num_context) // block,
             )
         )

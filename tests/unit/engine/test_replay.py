@@ -10,6 +10,7 @@ import torch
 
 from quicksilver.decoding import (
     POLICY_NAMES,
+    Cache,
     ConfidenceThreshold,
     FinishReason,
     FixedCount,
@@ -114,6 +115,8 @@ def test_a_file_holds_every_option(tmp_path):
         frequency_penalty=-0.7,
         stop_ids=(40,),
         draft_threshold=0.25,
+        cache=Cache.VICINITY,
+        refresh_every=3,
     )
     defaults = SamplingParams()
     unset = [name for name in SamplingParams.__slots__ if getattr(params, name) == getattr(defaults, name)]
@@ -128,7 +131,13 @@ def test_a_file_holds_every_option(tmp_path):
     )
     (done,) = record(engine_of(), [continuation()], model="m").runs
     requests = [
-        Request(task=Continuation(prompt_ids=(1, 2)), params=params, deadline_ms=12.5, may_follow_load=True),
+        Request(
+            task=Continuation(prompt_ids=(1, 2)),
+            params=params,
+            deadline_ms=12.5,
+            may_follow_load=True,
+            block_lengths=(2, 1, 1),
+        ),
         Request(task=Filling(template=template)),
     ]
     runs = [TracedRun(request=request, stop=("é\n", "b"), result=done.result) for request in requests]
@@ -152,19 +161,79 @@ def test_self_speculation_can_be_traced(tmp_path):
 def test_a_cut_by_the_deadline_is_repeated_without_a_clock():
     now = [0.0]
     engine = engine_of(clock=lambda: now[0])
-    run = engine._runner.run
+    run = engine.runner.run
 
     def timed(turns):
         now[0] += 0.1
         return run(turns)
 
-    engine._runner.run = timed
+    engine.runner.run = timed
     slow = continuation(policy=ConfidenceThreshold(threshold=2.0), max_tokens=40, forbidden_ids=(1,))
     trace = record(engine, [replace(slow, deadline_ms=700.0)], model="m")
     result = trace.runs[0].result
     assert (result.finish_reason, result.nfe) == (FinishReason.DEADLINE, 6)
     assert trace.runs[0].request.params.max_nfe is None
     assert replay(engine_of(), trace).difference is None
+
+
+def loaded_engine() -> Engine:
+    spec = replace(fake_spec(), has_causal_context=True, block_length=8, trained_block_lengths=(2, 4, 8))
+    return Engine(denoiser_of(), spec, EngineConfig(row_budget=16, page_size=8))
+
+
+def test_blocks_that_load_made_shorter_are_repeated(tmp_path):
+    # 2 and 2 beside six others, then alone on the grid: 4, 8, 8.
+    engine = loaded_engine()
+    policy = make_policy("fixed_steps", steps=1)
+    params = {"policy": policy, "max_tokens": 24, "logit_bias": ((1, -100.0),)}
+    others = [engine.submit(continuation(**params, block_length=2)) for _ in range(6)]
+    with recording(engine) as runs:
+        ticket = engine.submit(replace(continuation(**params), may_follow_load=True))
+        engine.step()
+        for each in others:
+            engine.abort(each)
+        while not ticket.is_ended:
+            engine.step()
+    (run,) = runs
+    assert run.request.block_lengths == (2, 2, 4, 8, 8)
+    trace = Trace(model="m", fingerprint=fingerprint(engine.denoiser, engine.spec), runs=(run,))
+    save(tmp_path / "t", trace)
+    assert replay(loaded_engine(), load(tmp_path / "t")).difference is None
+    forgotten = replace(run, request=replace(run.request, block_lengths=()))
+    assert replay(loaded_engine(), replace(trace, runs=(forgotten,))).difference is not None
+
+
+def test_record_keeps_the_blocks_of_requests_that_followed_load():
+    requests = [replace(continuation(max_tokens=16, seed=seed), may_follow_load=True) for seed in range(6)]
+    trace = record(loaded_engine(), requests, model="m")
+    assert [run.request.params.seed for run in trace.runs] == list(range(6))
+    # A budget of 16 rows for 3, 4, 5 and 6 requests.
+    assert [run.request.block_lengths[0] for run in trace.runs[2:]] == [4, 4, 2, 2]
+    assert replay(loaded_engine(), trace).difference is None
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"), [((3,), "block of 3 after 0"), ((2, 4), "block of 4 after 2"), ((0,), "block of 0")]
+)
+def test_blocks_off_the_grid_are_refused(lengths, words):
+    with pytest.raises(ConfigError, match=words):
+        loaded_engine().submit(replace(continuation(), block_lengths=lengths))
+    with pytest.raises(ConfigError, match="causal context"):
+        engine_of().submit(replace(continuation(), block_lengths=(2,)))
+
+
+def test_a_cache_is_repeated(tmp_path):
+    template = (Text(token_ids=(11,) * 12), Hole(length=5), Text(token_ids=(12,) * 12))
+    params = SamplingParams(cache=Cache.DUAL, refresh_every=3, policy=ConfidenceThreshold(threshold=2.0))
+    trace = record(engine_of(), [Request(task=Filling(template=template), params=params)], model="m")
+    (run,) = trace.runs
+    # Of 5 forwards the second, third and fifth compute the hole's 5 rows of 30.
+    assert (run.result.nfe, run.result.num_stale_forwards, run.result.num_stale_rows) == (5, 3, 3 * 25)
+    save(tmp_path / "t", trace)
+    assert replay(engine_of(), load(tmp_path / "t")).difference is None
+    exact = replace(params, cache=Cache.EXACT, refresh_every=None)
+    wrong = replace(run, request=replace(run.request, params=exact))
+    assert replay(engine_of(), replace(trace, runs=(wrong,))).difference is not None
 
 
 def test_stop_rules_are_built_again():
@@ -262,6 +331,8 @@ def test_missing_and_further_entries_are_differences():
     [
         ({"nfe": 13}, "nfe 13"),
         ({"num_edits": 1}, "num_edits 1"),
+        ({"num_stale_forwards": 1}, "num_stale_forwards 1"),
+        ({"num_stale_rows": 2}, "num_stale_rows 2"),
         ({"finish_reason": FinishReason.EOS}, "finish_reason eos"),
         ({"holes": ((11,),)}, "holes"),
     ],
@@ -375,6 +446,9 @@ def test_a_damaged_file_says_where(tmp_path, path, value, words):
 def test_what_older_programs_did_not_write_means_the_default(tmp_path):
     lines = lines_of(tmp_path)
     put((1, "request", "params", "draft_threshold"), ...)(lines)
+    put((1, "request", "block_lengths"), ...)(lines)
+    put((1, "request", "params", "cache"), ...)(lines)
+    put((1, "result", "num_stale_rows"), ...)(lines)
     old = tmp_path / "old"
     old.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert load(old) == one_trace()

@@ -13,7 +13,10 @@ from quicksilver.errors import ConfigError, EngineError, OverloadedError
 
 @dataclass(kw_only=True)
 class FakeJob:
-    """A request that commits ``num_blocks`` blocks, each of which takes ``block_steps`` windows."""
+    """A request that commits ``num_blocks`` blocks, each of which takes ``block_steps`` windows.
+
+    With ``refresh_every`` it keeps rows of its window: all are computed every so many windows, and one in between.
+    """
 
     job_id: int
     context_ids: list[int]
@@ -23,6 +26,7 @@ class FakeJob:
     priority: int = 0
     grid: Grid = CAUSAL
     salt: bytes | None = b""
+    refresh_every: int = 0
     shares: list[Share] = field(default_factory=list)
     num_masks: int = 0
 
@@ -31,8 +35,16 @@ class FakeJob:
         self.most_positions = len(self.context_ids) + self.block * self.num_blocks
 
     @property
+    def is_pinned(self) -> bool:
+        return self.refresh_every > 0 and len(self.shares) % self.refresh_every > 0
+
+    @property
     def num_window(self) -> int:
-        return self.block
+        return 1 if self.is_pinned else self.block
+
+    @property
+    def num_slots(self) -> int:
+        return 0 if self.salt is None and not self.refresh_every else self.block
 
     @property
     def is_finished(self) -> bool:
@@ -69,6 +81,9 @@ def tick(scheduler: Scheduler, jobs: dict[int, FakeJob]) -> list[Share]:
                 assert cached <= len(job.context_ids)
                 assert cached == job.grid.boundary(cached) or cached == len(job.context_ids)
                 assert scheduler.table(share.job_id).capacity >= cached
+        elif job.refresh_every:
+            assert (cached, share.has_window) == (0, True)
+            assert scheduler.table(share.job_id).capacity >= job.block
     for share in shares:
         scheduler.done(share)
     for share in shares:
@@ -77,10 +92,6 @@ def tick(scheduler: Scheduler, jobs: dict[int, FakeJob]) -> list[Share]:
             scheduler.remove(share.job_id)
     scheduler.check_integrity()
     return shares
-
-
-def rows(share: Share, job: FakeJob) -> int:
-    return share.num_context + (job.num_window if share.has_window else 0)
 
 
 def test_a_fake_job_is_a_job():
@@ -189,6 +200,44 @@ def test_an_abort_frees_its_pages_at_once():
     assert scheduler.plan() == []
 
 
+def kept_job(job_id: int, **changes) -> FakeJob:
+    """A canvas of 8 positions, two pages; every third forward computes all of it."""
+    changes = {"block": 8, "num_blocks": 1, "block_steps": 6, "refresh_every": 3} | changes
+    return FakeJob(job_id=job_id, context_ids=[], salt=None, **changes)
+
+
+def test_a_canvas_that_keeps_rows_holds_pages_that_nobody_else_finds():
+    scheduler = scheduler_of(num_pages=4)
+    jobs = {number: kept_job(number) for number in range(2)}
+    for job in jobs.values():
+        scheduler.add(job)
+    for _ in range(3):
+        tick(scheduler, jobs)
+    pages = [scheduler.table(number).pages for number in jobs]
+    assert [len(each) for each in pages] == [2, 2]
+    assert not any(scheduler._pool.is_published(page) for each in pages for page in each)
+    assert scheduler.counters.num_stale_forwards == 4
+    assert scheduler.counters.num_stale_rows == 4 * 7
+    for _ in range(3):
+        tick(scheduler, jobs)
+    assert scheduler._pool.num_available == 4
+    with pytest.raises(ConfigError, match="needs 5 pages"):
+        scheduler.add(kept_job(2, block=20))
+
+
+def test_kept_rows_are_given_up_only_when_all_are_due():
+    scheduler, late = scheduler_of(num_pages=4), FakeJob(job_id=0, context_ids=[1] * 3, priority=-1, num_blocks=3)
+    jobs = {0: late, 1: kept_job(1, block_steps=9)}
+    scheduler.add(jobs[1])
+    scheduler.add(late)
+    # Both run; the other one grows into its third page, which only the canvas could give.
+    plans = [[share.job_id for share in tick(scheduler, jobs)] for _ in range(13)]
+    assert plans == [[0, 1]] * 2 + [[1]] + [[0]] * 4 + [[1]] * 6
+    assert scheduler.counters.num_preemptions == 1
+    assert scheduler.counters.num_stale_forwards == 6
+    assert (scheduler.num_running, scheduler.num_waiting) == (0, 0)
+
+
 jobs_drawn = st.lists(
     st.tuples(
         st.integers(0, 14),  # prompt
@@ -196,7 +245,7 @@ jobs_drawn = st.lists(
         st.integers(1, 3),  # blocks
         st.integers(1, 3),  # shares
         st.integers(-1, 1),  # priority
-        st.sampled_from([b"", b"x", None]),
+        st.sampled_from([b"", b"x", None, 2, 3]),  # a number: keeps rows
         st.integers(0, 12),  # tick of arrival
         st.one_of(st.none(), st.integers(0, 12)),  # tick of abort
     ),
@@ -219,7 +268,8 @@ def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_run
             block_steps=shares,
             priority=priority,
             grid=Grid(block, restart=prompt) if random.random() < 0.3 else CAUSAL,
-            salt=salt,
+            salt=None if isinstance(salt, int) else salt,
+            refresh_every=salt if isinstance(salt, int) else 0,
         )
         arrivals[number], aborts[number] = arrival, None if abort is None else arrival + abort
     aborted = set()
@@ -230,8 +280,12 @@ def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_run
             if aborts[number] == now and not jobs[number].is_finished:
                 scheduler.remove(number)
                 aborted.add(number)
+        widths = {number: job.num_window for number, job in jobs.items()}
         shares = tick(scheduler, jobs)
-        used = [rows(share, jobs[share.job_id]) for share in shares]
+        used = [share.num_context + widths[share.job_id] * share.has_window for share in shares]
+        for number, job in jobs.items():
+            if job.is_pinned and not job.is_finished and number not in aborted:
+                assert scheduler.table(number).pages
         assert sum(used) <= max([row_budget, *used])
         assert len({share.job_id for share in shares}) == len(shares) <= max_running
         if all(jobs[n].is_finished or n in aborted for n in jobs):

@@ -1,7 +1,7 @@
 """What route files share."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from quicksilver.server.errors import as_api_error
 from quicksilver.server.generation import Work, answer
 from quicksilver.server.service import Service
 
-ERRORS = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": text}
     for status, text in (
         (400, "The request cannot be served as it is."),
@@ -41,20 +41,28 @@ async def run(service: Service, work: Work) -> Response:
     """Admit the work and answer it; what is wrong with it is told by field."""
     limits = [most_output(request) for request in work.requests]
     num_input = sum(count_input(service, request) for request in work.requests[:: work.num_per_prompt])
-    permit = await work.http.app.state.gate.admit(work.http, num_input=num_input, max_output=sum(limits))
+    if service.config.logs_prompts:
+        work.http.state.note["prompt"] = repr([_shown(request) for request in work.requests])
     try:
+        permit = await work.http.app.state.gate.admit(
+            work.http, model=service.name(work.fields.model), num_input=num_input, max_output=sum(limits)
+        )
         return await answer(service, permit, work)
     except UsageError as error:
-        raise as_api_error(error, fields=work.fields.model_fields_set) from error
+        raise as_api_error(error, fields=frozenset(work.fields.model_fields_set)) from error
+
+
+def _shown(request: GenerateRequest | InfillRequest) -> object:
+    return request.texts if isinstance(request, InfillRequest) else request.prompt_ids or request.prompt
 
 
 def count_input(service: Service, request: GenerateRequest | InfillRequest) -> int:
     """Tokens of the prompt, or of the texts around the holes."""
     if isinstance(request, InfillRequest):
         return sum(map(len, service.model.tokenizer.encode_batch(request.texts)))
-    if isinstance(request.prompt, str):
-        return len(service.model.tokenizer.encode(request.prompt))
-    return len(request.prompt)
+    if request.prompt_ids is not None:
+        return len(request.prompt_ids)
+    return len(service.model.tokenizer.encode(request.prompt))
 
 
 def most_output(request: GenerateRequest | InfillRequest) -> int:

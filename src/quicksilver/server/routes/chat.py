@@ -17,7 +17,9 @@ from quicksilver.server.shapes import ChatShape
 
 router = APIRouter()
 
-_STREAM = {200: {"content": {"text/event-stream": {"schema": ChatChunk.model_json_schema()}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": ChatChunk.model_json_schema()}}}
+}
 
 
 @router.post("/v1/chat/completions", response_model=ChatResponse, responses={**ERRORS, **_STREAM})
@@ -74,7 +76,9 @@ def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest
     options = decoding_options(body, service.model)
     num_predicted = len(service.model.tokenizer.encode(draft)) if draft else 0
     return [
-        GenerateRequest(prompt=prompt, max_tokens=body.token_limit, draft=draft or None, options=nth(options, index))
+        GenerateRequest(
+            prompt_ids=prompt, max_tokens=body.token_limit, draft=draft or None, options=nth(options, index)
+        )
         for index in range(body.n)
     ], num_predicted
 

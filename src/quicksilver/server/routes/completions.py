@@ -1,6 +1,7 @@
 """``POST /v1/completions`` and ``POST /v1/fim/completions``."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -8,6 +9,7 @@ from starlette.responses import Response
 
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillRequest
 from quicksilver.coding.dialects import parse_fim
+from quicksilver.engine.request import Usage as EngineUsage
 from quicksilver.errors import UsageError
 from quicksilver.protocol.completions import (
     CompletionChoice,
@@ -29,7 +31,9 @@ router = APIRouter()
 
 Prompt = str | tuple[int, ...]
 
-_STREAM = {200: {"content": {"text/event-stream": {"schema": CompletionResponse.model_json_schema()}}}}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": CompletionResponse.model_json_schema()}}}
+}
 _NO_SUFFIX = frozenset({"", "<|endoftext|>"})
 """What clients send where nothing follows the cursor."""
 
@@ -110,8 +114,11 @@ def _request(
     found = parse_fim(prompt) if isinstance(prompt, str) and suffix is None else None
     if found is not None:
         prompt, suffix = found.prefix, found.suffix
-    if not isinstance(prompt, str) or suffix is None or suffix in _NO_SUFFIX:
-        return GenerateRequest(prompt=prompt, max_tokens=_within_context(service, prompt, max_tokens), options=options)
+    most = _within_context(service, prompt, max_tokens)
+    if not isinstance(prompt, str):
+        return GenerateRequest(prompt_ids=prompt, max_tokens=most, options=options)
+    if suffix is None or suffix in _NO_SUFFIX:
+        return GenerateRequest(prompt=prompt, max_tokens=most, options=options)
     most = service.model.spec.decoding.max_hole_length
     return InfillRequest(texts=(prompt, suffix), max_hole_length=min(max_tokens or most, most), options=options)
 
@@ -140,9 +147,20 @@ async def _scored(
 ) -> Response:
     """The prompts themselves, with their log-probabilities; one forward each."""
     num_input = sum(len(score.tokens) for score in scores)
-    permit = await http.app.state.gate.admit(http, num_input=num_input, max_output=0)
-    await permit.settle([], "stop")
     head = Head.new(service, "cmpl-", body.model)
+    permit = await http.app.state.gate.admit(http, model=head.model, num_input=num_input, max_output=0)
+    read = EngineUsage(
+        nfe=len(scores),
+        num_forwards=len(scores),
+        num_written=0,
+        num_edits=0,
+        num_prompt=num_input,
+        num_cached=0,
+        num_preemptions=0,
+        queue_seconds=0.0,
+        seconds=0.0,
+    )
+    await permit.settle([read], "length")
     choices = [
         CompletionChoice(index=index, text=echo, finish_reason="length", logprobs=scores[index] if scores else None)
         for index, echo in enumerate(echoes)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 from fastapi import APIRouter, Request
@@ -12,7 +13,6 @@ from starlette.responses import Response
 
 from quicksilver.api import (
     Answer,
-    Cell,
     Commit,
     Completion,
     Done,
@@ -22,7 +22,6 @@ from quicksilver.api import (
     Remask,
     Resize,
     Snapshot,
-    State,
     StreamEvent,
     split_template,
 )
@@ -30,7 +29,6 @@ from quicksilver.api import InfillRequest as Infill
 from quicksilver.api.requests import parse_layout
 from quicksilver.errors import UsageError
 from quicksilver.protocol.infill import (
-    CellFrame,
     FilledHole,
     HoleLimits,
     InfillEvent,
@@ -39,17 +37,27 @@ from quicksilver.protocol.infill import (
     TokenConfidence,
 )
 from quicksilver.protocol.wire import ErrorResponse
+from quicksilver.server import sse
 from quicksilver.server.errors import as_api_error
-from quicksilver.server.generation import Head, account, engine_usages, finish_reason, sse, trace_of
+from quicksilver.server.generation import (
+    Head,
+    account,
+    cell_frames,
+    collected,
+    finish_reason,
+    trace_of,
+    used_until_abort,
+)
 from quicksilver.server.metering import Permit
 from quicksilver.server.routes._shared import ERRORS, ServiceOf, count_input, most_output
 from quicksilver.server.sampling import decoding_options
-from quicksilver.server.service import ClientGoneError, Service, completions_of, merged, until_hang_up
+from quicksilver.server.service import ClientGoneError, Service, merged
 
 router = APIRouter()
 
-_STREAM = {200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}}
-_STATES = {State.PROMPT: "final", State.MASK: "mask", State.DRAFT: "draft", State.FINAL: "final"}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}
+}
 
 
 @router.post("/v1/infill", response_model=InfillResponse, responses={**ERRORS, **_STREAM})
@@ -60,7 +68,7 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     try:
         request = _request(body, service)
         permit = await http.app.state.gate.admit(
-            http, num_input=count_input(service, request), max_output=most_output(request)
+            http, model=head.model, num_input=count_input(service, request), max_output=most_output(request)
         )
         try:
             [answer] = await service.submit([request], has_snapshots=body.stream)
@@ -70,14 +78,12 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     except UsageError as error:
         raise as_api_error(error, fields=fields) from error
     if body.stream:
-        return sse(_events(service, permit, body, head, answer))
+        return sse.respond(_events(service, permit, http, body, head, answer))
     try:
-        [completion] = await until_hang_up(http, completions_of([answer]))
+        [completion] = await collected(service, permit, http, [answer])
     except ClientGoneError:
-        service.metrics.aborts.inc()
-        await permit.settle(engine_usages([answer]), "aborted")
         return Response(status_code=499)
-    response = await _response(service, permit, body, head, answer, completion)
+    response = await _response(service, permit, http, body, head, answer, completion)
     return JSONResponse(response.model_dump(mode="json"))
 
 
@@ -95,9 +101,15 @@ def _hole(limits: HoleLimits) -> HoleOptions:
 
 
 async def _response(
-    service: Service, permit: Permit, body: InfillRequest, head: Head, answer: Answer, completion: Completion
+    service: Service,
+    permit: Permit,
+    http: Request,
+    body: InfillRequest,
+    head: Head,
+    answer: Answer,
+    completion: Completion,
 ) -> InfillResponse:
-    usage = await account(service, permit, [answer], [completion])
+    usage = await account(service, permit, http.state.note, [answer], [completion])
     return InfillResponse(
         id=head.id,
         created=head.created,
@@ -117,7 +129,7 @@ async def _response(
 
 
 async def _events(
-    service: Service, permit: Permit, body: InfillRequest, head: Head, answer: Answer
+    service: Service, permit: Permit, http: Request, body: InfillRequest, head: Head, answer: Answer
 ) -> AsyncIterator[ServerSentEvent]:
     started, has_text, is_settled = time.monotonic(), False, False
     try:
@@ -127,24 +139,23 @@ async def _events(
                     has_text = True
                     service.metrics.first_text.labels("/v1/infill").observe(time.monotonic() - started)
                 if isinstance(event, Done):
-                    response = await _response(service, permit, body, head, answer, event.completion)
+                    response = await _response(service, permit, http, body, head, answer, event.completion)
                     is_settled = True
                     yield _told(InfillEvent(type="done", response=response))
                 else:
                     yield _told(_wire(event))
     except Exception as error:  # noqa: BLE001  # the status has been sent: told as an event
-        yield ServerSentEvent(data=ErrorResponse(error=as_api_error(error).body).model_dump_json())
+        yield sse.event(ErrorResponse(error=as_api_error(error).body))
     finally:
         if not is_settled:
-            answer.abort()
             service.metrics.aborts.inc()
             with anyio.CancelScope(shield=True):
-                await permit.settle(engine_usages([answer]), "aborted")
-    yield ServerSentEvent(data="[DONE]")
+                await permit.settle(await used_until_abort([answer]), "aborted")
+    yield sse.END
 
 
 def _told(event: InfillEvent) -> ServerSentEvent:
-    return ServerSentEvent(data=event.model_dump_json(exclude_none=True))
+    return sse.event(event, exclude_none=True)
 
 
 def _wire(event: StreamEvent) -> InfillEvent:
@@ -164,11 +175,6 @@ def _wire(event: StreamEvent) -> InfillEvent:
         case Resize():
             return InfillEvent(type="resize", hole=event.hole, start=event.start, added=event.added)
         case Snapshot():
-            holes = [list(map(_cell, hole)) for hole in event.holes]
-            return InfillEvent(type="frame", nfe=event.nfe, holes=holes)
+            return InfillEvent(type="frame", nfe=event.nfe, holes=list(map(cell_frames, event.holes)))
         case _:
             raise TypeError(f"no wire form for {type(event).__name__}")
-
-
-def _cell(cell: Cell) -> CellFrame:
-    return CellFrame.model_validate({"text": cell.text, "state": _STATES[cell.state], "confidence": cell.confidence})

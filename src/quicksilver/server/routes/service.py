@@ -1,6 +1,6 @@
 """Routes around the models: lists, tokens, health, metrics, usage."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from quicksilver import __version__
@@ -23,7 +23,14 @@ from quicksilver.server.routes._shared import ERRORS, ServiceOf
 from quicksilver.server.service import Service
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 
+
+async def _known(http: Request) -> None:
+    await http.app.state.gate.check(http)
+
+
 router = APIRouter()
+"""Open to all: they tell nothing of anybody."""
+guarded = APIRouter(dependencies=[Depends(_known)])
 
 GENERATING = (
     "/v1/chat/completions",
@@ -52,17 +59,17 @@ _PARAMETERS = (
 )
 
 
-@router.get("/v1/models", responses=ERRORS)
-@router.get("/v1/chat/completions/models", responses=ERRORS)
-@router.get("/v1/fim/completions/models", responses=ERRORS)
-@router.get("/v1/edit/completions/models", responses=ERRORS)
+@guarded.get("/v1/models", responses=ERRORS)
+@guarded.get("/v1/chat/completions/models", responses=ERRORS)
+@guarded.get("/v1/fim/completions/models", responses=ERRORS)
+@guarded.get("/v1/edit/completions/models", responses=ERRORS)
 async def models(http: Request, service: ServiceOf) -> ModelList:
     """All names of the served model."""
     prices = http.app.state.prices
     return ModelList(data=[_model(service, name, prices) for name in service.names])
 
 
-@router.get("/v1/models/{name}", responses=ERRORS)
+@guarded.get("/v1/models/{name}", responses=ERRORS)
 async def model(name: str, http: Request, service: ServiceOf) -> ModelObject:
     """One served model."""
     return _model(service, service.name(name), http.app.state.prices)
@@ -106,7 +113,7 @@ async def metrics(service: ServiceOf) -> Response:
     return Response(service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.post("/tokenize", responses=ERRORS)
+@guarded.post("/tokenize", responses=ERRORS)
 async def tokenize(body: TokenizeRequest, service: ServiceOf) -> TokenizeResponse:
     """Token ids of a text."""
     service.name(body.model)
@@ -117,7 +124,7 @@ async def tokenize(body: TokenizeRequest, service: ServiceOf) -> TokenizeRespons
     return TokenizeResponse(tokens=ids, count=len(ids), max_model_len=service.model.max_length)
 
 
-@router.post("/detokenize", responses=ERRORS)
+@guarded.post("/detokenize", responses=ERRORS)
 async def detokenize(body: DetokenizeRequest, service: ServiceOf) -> DetokenizeResponse:
     """Text of token ids; special tokens by their names."""
     service.name(body.model)
@@ -127,7 +134,7 @@ async def detokenize(body: DetokenizeRequest, service: ServiceOf) -> DetokenizeR
     return DetokenizeResponse(prompt=service.model.tokenizer.decode(body.tokens, keep_special=True))
 
 
-@router.get("/tokenizer_info")
+@guarded.get("/tokenizer_info")
 async def tokenizer_info(service: ServiceOf) -> TokenizerInfo:
     """What an evaluation harness must know."""
     special = service.model.spec.special
@@ -140,7 +147,7 @@ async def tokenizer_info(service: ServiceOf) -> TokenizerInfo:
     )
 
 
-@router.get("/v1/usage", responses=ERRORS)
+@guarded.get("/v1/usage", responses=ERRORS)
 async def usage(http: Request) -> UsageReport:
     """What the caller's key has used."""
     return await http.app.state.gate.report(http)

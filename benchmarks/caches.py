@@ -1,0 +1,200 @@
+r"""What stale rows cost and bring in place: every cache and policy on the same lines of the validation split, in turns.
+
+Validation, not the public test: what is chosen here may become a default.
+
+Examples:
+  python benchmarks/caches.py --tokens data/corpus --items 120 --threads 1 --out runs/caches.json
+  python benchmarks/caches.py --tokens data/corpus --cache dual --policy confidence_threshold:0.7 \
+      --policy entropy_bound:0.3 --policy fixed_steps:6 --twin quicksilver-coder-ar --out runs/policies.json
+
+A cache is a name, or a name and after a colon how often all rows are computed; a policy is a line of
+``benchmarks/policies.py``, name and parameter. Every hole is filled once by each setting before the next hole comes, in
+an order that rotates, so that a busy machine slows all of them. The first setting is what the others are compared with.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from common import default_layout, finish, load_model, markdown_table, progress, reported_errors, verbatim
+from lengths import code_lines
+from policies import GRID
+
+from quicksilver.api import InfillLayout, InfillRequest, Model
+from quicksilver.decoding import Policy
+from quicksilver.errors import ConfigError
+from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
+from quicksilver.evaluation.infill import ExactPolicy, ItemResult, ModelFiller, judge, summarise
+from quicksilver.evaluation.provenance import environment
+from quicksilver.evaluation.suites import InfillItem
+
+CACHES = ("exact", "dual", "dual:4", "dual:8", "vicinity", "vicinity:8")
+DEFAULT_POLICY = "the model's"
+TWIN = "twin"
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One hole by one setting."""
+
+    result: ItemResult
+    num_stale_forwards: int
+    num_stale_rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """Of one setting; the comparisons are with the first setting, hole by hole."""
+
+    setting: str
+    exact_match: Interval
+    parse_rate: Interval
+    absolute_length_error: Interval
+    nfe: Interval
+    stale_forwards: float
+    stale_rows: float
+    """Per hole."""
+    ms_per_hole: float
+    times_faster: float
+    """Seconds of the first setting over seconds of this one, both summed over holes."""
+    more_exact: Interval
+    """Exact match minus the first setting's."""
+    more_parse: Interval
+    same_text: float
+    """Share of holes with the first setting's text."""
+
+
+@app.command(help=verbatim(__doc__), no_args_is_help=True)
+def main(
+    tokens: Annotated[Path, typer.Option(help="Corpus folder.")],
+    out: Annotated[Path, typer.Option(help="JSON report, with a Markdown table beside it.")],
+    model: Annotated[str, typer.Option(help="Checkpoint folder or bundled name.")] = "quicksilver-coder",
+    twin: Annotated[str | None, typer.Option(help="Autoregressive checkpoint to measure beside it.")] = None,
+    cache: Annotated[list[str] | None, typer.Option(help=f"May be repeated; default: {', '.join(CACHES)}.")] = None,
+    policy: Annotated[list[str] | None, typer.Option(help="May be repeated; default: the checkpoint's.")] = None,
+    items: Annotated[int, typer.Option(help="Lines of code.")] = 120,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the lines and the decoding.")] = 0,
+) -> None:
+    """Measure and report."""
+    with reported_errors():
+        torch.set_num_threads(threads)
+        loaded, lines = load_model(model, "cpu"), code_lines(tokens, items, seed)
+        fillers = {
+            f"{name}, {each}": filler(loaded, name, each, seed)
+            for each in policy or [DEFAULT_POLICY]
+            for name in cache or CACHES
+        }
+        if twin is not None:
+            options = ExactPolicy(exact_policy=None, seed=seed)
+            fillers[TWIN] = ModelFiller(model=load_model(twin, "cpu"), layout=InfillLayout.PSM, options=options)
+        with progress() as bar:
+            task = bar.add_task("holes", total=(len(lines) + 1) * len(fillers), detail="")
+            fill_in_turns(fillers, lines[:1], lambda: bar.advance(task))  # warms up
+            runs = fill_in_turns(fillers, lines, lambda: bar.advance(task))
+        figures = [figures_of(name, each, runs[next(iter(runs))]) for name, each in runs.items()]
+        about = {"model": model, "twin": twin, "items": items, "seed": seed, "split": "validation", "threads": threads}
+        about |= {"environment": environment(), "settings": [asdict(each) for each in figures]}
+        about["runs"] = {name: [asdict(run) for run in each] for name, each in runs.items()}
+        finish(out, about, table(figures))
+
+
+def filler(model: Model, cache: str, policy: str, seed: int) -> ModelFiller:
+    """The model in place under one setting."""
+    name, _, every = cache.partition(":")
+    options = ExactPolicy(
+        exact_policy=policy_of(policy), seed=seed, cache=name, refresh_every=int(every) if every else None
+    )
+    return ModelFiller(model=model, layout=default_layout(model), options=options)
+
+
+def policy_of(text: str) -> Policy | None:
+    """The policy of that line of ``policies.GRID``; None: the checkpoint's."""
+    known = {f"{each.name}:{each.parameter}": each.policy for each in GRID}
+    if text != DEFAULT_POLICY and text not in known:
+        raise ConfigError(f"no policy {text!r}; known: {', '.join(known)}")
+    return known.get(text)
+
+
+def fill_in_turns(fillers: dict[str, ModelFiller], items: Sequence[InfillItem], advance) -> dict[str, list[Run]]:  # noqa: ANN001  # a callback without arguments
+    """What every setting wrote, in the order of the items."""
+    runs: dict[str, list[Run]] = {name: [] for name in fillers}
+    names = list(fillers)
+    for number, item in enumerate(items):
+        for turn in range(len(names)):
+            name = names[(turn + number) % len(names)]
+            runs[name].append(fill(fillers[name], item))
+            advance()
+    return runs
+
+
+def fill(filler: ModelFiller, item: InfillItem) -> Run:
+    """One hole whose length is not told."""
+    request = InfillRequest(texts=(item.prefix, item.suffix), layout=filler.layout, options=filler.options)
+    done = filler.model.run(request)
+    return Run(
+        result=judge(item, done, max(filler.count_tokens(item.middle), 1)),
+        num_stale_forwards=done.num_stale_forwards,
+        num_stale_rows=done.num_stale_rows,
+    )
+
+
+def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run]) -> Figures:
+    """Sum up one setting."""
+    results, base = [run.result for run in runs], [run.result for run in first]
+    summary = summarise(results)
+
+    def more(field: str) -> Interval:
+        values = [[float(getattr(each, field)) for each in side] for side in (results, base)]
+        return bootstrap_mean(np.array(values[0]) - np.array(values[1]))
+
+    return Figures(
+        setting=name,
+        exact_match=summary.exact_match,
+        parse_rate=summary.parse_rate,
+        absolute_length_error=summary.absolute_length_error,
+        nfe=summary.nfe,
+        stale_forwards=statistics.mean(run.num_stale_forwards for run in runs),
+        stale_rows=statistics.mean(run.num_stale_rows for run in runs),
+        ms_per_hole=1000 * summary.seconds / len(runs),
+        times_faster=sum(each.seconds for each in base) / summary.seconds,
+        more_exact=more("is_exact"),
+        more_parse=more("parses"),
+        same_text=statistics.mean(one.text == other.text for one, other in zip(results, base, strict=True)),
+    )
+
+
+def table(figures: Sequence[Figures]) -> str:
+    """One row per setting."""
+    header = (
+        "setting", "exact match", "parse rate", "length error", "NFE", "stale forwards", "stale rows", "ms/hole",
+        "x first", "exact - first", "parse - first", "same text",
+    )  # fmt: skip
+    rows = [
+        (
+            f.setting,
+            f.exact_match,
+            f.parse_rate,
+            f"{f.absolute_length_error.value:.2f}",
+            f"{f.nfe.value:.2f}",
+            f"{f.stale_forwards:.2f}",
+            f"{f.stale_rows:.0f}",
+            f"{f.ms_per_hole:.0f}",
+            f"{f.times_faster:.2f}",
+            f.more_exact,
+            f.more_parse,
+            f"{f.same_text:.2f}",
+        )
+        for f in figures
+    ]
+    return markdown_table(header, rows)
+
+
+if __name__ == "__main__":
+    app()
