@@ -1,9 +1,8 @@
 """``POST /v1/chat/completions``."""
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from quicksilver.protocol.sampling import MaxTokens, NumChoices, SamplingFields
 from quicksilver.protocol.wire import DiffusionMeta, TraceStep, Usage, Wire
@@ -141,7 +140,7 @@ class Delta(Wire):
     content: str | None = None
 
     @model_serializer(mode="wrap")
-    def _without_nothing(self, handler: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Some clients append a null content to what they have.
         return {name: value for name, value in handler(self).items() if value is not None}
 

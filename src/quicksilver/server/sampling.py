@@ -1,5 +1,7 @@
 """From the fields of a request to decoding options."""
 
+from dataclasses import replace
+
 from quicksilver.api import DecodingOptions, Model
 from quicksilver.diffusion.spec import Objective
 from quicksilver.protocol.sampling import Effort, SamplingFields
@@ -43,8 +45,8 @@ def decoding_options(fields: SamplingFields, model: Model, *, draft_threshold: f
         top_p=fields.top_p,
         logit_bias=_logit_bias(fields.logit_bias or {}),
         stop=fields.stop_texts,
-        **given,
     )
+    options = replace(options, **given)
     options.resolve_policy(model.spec)
     return options
 

@@ -157,6 +157,8 @@ async def _scored(
         num_prompt=num_input,
         num_cached=0,
         num_preemptions=0,
+        num_stale_forwards=0,
+        num_stale_rows=0,
         queue_seconds=0.0,
         seconds=0.0,
     )
