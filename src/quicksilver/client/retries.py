@@ -51,7 +51,8 @@ def _seconds(value: str, unit_s: float) -> float | None:
         at = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max((at - datetime.now(at.tzinfo and UTC)).total_seconds(), 0.0)
+    # HTTP's dates are UTC; the parser leaves out the zone where a date says -0000.
+    return max((at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _backoff(num_tries: int) -> float:

@@ -276,8 +276,9 @@ def test_it_waits_as_long_as_the_server_says(connect, waits, headers, wait):
     assert waits == [wait]
 
 
-def test_a_date_says_when_too(connect, waits):
-    at = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+@pytest.mark.parametrize("zone", ["GMT", "-0000"])
+def test_a_date_says_when_too(connect, waits, zone):
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True).replace("GMT", zone)
     script = Script(httpx.Response(429, headers={"retry-after": at}), httpx.Response(200, json=WRITTEN))
     connect(script).ask("complete", "x")
     assert 20 < waits[0] <= 30
