@@ -38,7 +38,9 @@ threads = [threading.Thread(target=bill, args=(thread,)) for thread in range({TH
 
 def start(url: str, key_id: str, last: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", BILL, url, key_id, str(last)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, env=os.environ | path())
+    # Unbuffered: what a buffered readline has taken from the pipe, communicate does not return.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | path(), **pipes)
 
 
 def path() -> dict[str, str]:

@@ -21,17 +21,6 @@ def decoding_options(fields: SamplingFields, model: Model, *, draft_threshold: f
         ApiError: a key of ``logit_bias`` is no token id.
         ConfigError: the options contradict each other or the checkpoint.
     """
-    given = {
-        name: value
-        for name, value in (
-            ("presence_penalty", fields.presence_penalty),
-            ("frequency_penalty", fields.frequency_penalty),
-            ("repetition_penalty", fields.repetition_penalty),
-            ("threshold", _threshold(fields, model)),
-            ("draft_threshold", draft_threshold),
-        )
-        if value is not None
-    }
     options = DecodingOptions(
         policy=fields.policy,
         steps=fields.steps,
@@ -45,8 +34,13 @@ def decoding_options(fields: SamplingFields, model: Model, *, draft_threshold: f
         top_p=fields.top_p,
         logit_bias=_logit_bias(fields.logit_bias or {}),
         stop=fields.stop_texts,
+        threshold=_threshold(fields, model),
+        presence_penalty=fields.presence_penalty or 0.0,
+        frequency_penalty=fields.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
     )
-    options = replace(options, **given)
+    if draft_threshold is not None:
+        options = replace(options, draft_threshold=draft_threshold)
     options.resolve_policy(model.spec)
     return options
 

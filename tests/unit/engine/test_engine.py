@@ -511,9 +511,9 @@ def test_preemption_of_kept_rows_changes_nothing():
 
 
 def test_a_forward_with_kept_rows_may_fail_and_be_repeated():
-    requests, denoiser = [kept_filling(), kept_filling(seed=1, temperature=1.0)], random_denoiser()
-    refused = out_of_memory(denoiser, lambda count, ids: count > 1)
-    tickets = run_all(engine_of(denoiser=denoiser), requests)
+    requests, engine = [kept_filling(), kept_filling(seed=1, temperature=1.0)], engine_of(denoiser=random_denoiser())
+    refused = out_of_memory(engine, lambda count, ids: count > 1)
+    tickets = run_all(engine, requests)
     assert refused
     for request, ticket in zip(requests, tickets, strict=True):
         assert without_rounding(ticket.events) == expected_events(request)
