@@ -7,7 +7,7 @@ TEST_WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-browser test-gpu picture check format clean
+.PHONY: help setup serve demo test test-browser test-clients test-gpu picture check format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -40,6 +40,9 @@ test: $(VENV)/.installed-dev ## Run all tests that need neither GPU nor browser
 test-browser: $(VENV)/.installed-dev ## Run the tests that need Debian's chromium and chromium-driver
 	$(PYTEST) -m browser
 
+test-clients: $(VENV)/.installed-dev ## Try eleven clients of OpenAI's and Inception's APIs; installs each in .clients/
+	$(PYTEST) -rs tests/clients/run.py
+
 test-gpu: $(VENV)/.installed-dev ## Run the tests that need a GPU
 	$(PYTEST) -m "gpu and not compiled"
 	JAXTYPING_DISABLE=1 $(PYTEST) -m gpu
@@ -55,4 +58,4 @@ format: $(VENV)/.installed-dev ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format
 
 clean: ## Remove .venv and all caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .clients .pytest_cache .ruff_cache .hypothesis .import_linter_cache

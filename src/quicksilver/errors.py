@@ -12,7 +12,7 @@ QuicksilverError
 │   ├── QuotaError           the tokens granted to the key do not cover the request
 │   └── RateLimitError       the key asks too much in a minute; try again later
 ├── StorageError          the database of keys and usage cannot be read or written
-├── ServerError           a server that was asked refused or failed, or could not be reached
+├── ServerError           a server that was asked refused or failed, or could not be reached; see client.errors
 ├── EngineError           the engine's accounts are wrong, or a resource is spent
 │   └── OverloadedError   the queue is full; try again later
 └── TrainingError         a run cannot start, resume or go on
@@ -86,18 +86,20 @@ class ServerError(QuicksilverError):
         kind: str | None = None,
         code: str | None = None,
         param: str | None = None,
+        request_id: str | None = None,
     ) -> None:
         """State what came back.
 
         Args:
             message: the server's, or why there is none.
-            status: of HTTP; None: there was no answer.
+            status: of HTTP; 200 if a stream had begun; None: there was no answer.
             kind: OpenAI's ``type``.
             code: for programs.
             param: the field that is wrong.
+            request_id: names the request in the server's log.
         """
         super().__init__(message)
-        self.status, self.kind, self.code, self.param = status, kind, code, param
+        self.status, self.kind, self.code, self.param, self.request_id = status, kind, code, param, request_id
 
 
 class EngineError(QuicksilverError):

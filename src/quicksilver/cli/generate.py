@@ -1,15 +1,14 @@
 """`quicksilver generate`: continue a prompt."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from quicksilver.cli import options
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import spinner
-from quicksilver.errors import ConfigError, InputError
+from quicksilver.errors import InputError
 
 EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
 quicksilver generate --file start.py --max-tokens 64 --watch
@@ -19,15 +18,12 @@ git show HEAD:setup.py | quicksilver generate - --temperature 0.8 --seed 7 --jso
 
 
 def command(
+    context: typer.Context,
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - is standard input.")] = None,
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the prompt from this UTF-8 file.")] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="Ask an OpenAI-compatible server, with --model by its name, and print as text settles."
-        ),
-    ] = None,
     model: options.Model = options.DEFAULT_MODEL,
+    server: options.Server = None,
+    server_model: options.ServerModel = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Most tokens to write. [default: 256]")] = None,
     policy: options.Policy = None,
     threshold: options.Threshold = None,
@@ -53,51 +49,31 @@ def command(
         raise InputError("give either PROMPT (or -) or --file, " + ("not both" if file else "there is neither"))
     text = read_text(file) if file is not None else read_text("-") if prompt == "-" else prompt or ""
 
-    if server is not None:
-        refused = {"--output": output, "--trace": trace, "--json": as_json, "--watch": watch, "--device": device}
-        for name, value in refused.items():
-            if value:
-                raise ConfigError(f"{name} has no meaning with --server")
-        ask(
-            server,
-            text,
-            model=None if model == options.DEFAULT_MODEL else model,
-            max_tokens=max_tokens,
-            policy=policy,
-            threshold=threshold,
-            steps=steps,
-            block_length=block_length,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            stop=stop or None,
-            max_nfe=max_nfe,
-            deadline_ms=deadline_ms,
-            seed=seed,
-        )
+    decoding: dict[str, Any] = {
+        "policy": policy,
+        "threshold": threshold,
+        "steps": steps,
+        "block_length": block_length,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "stop": tuple(stop or ()),
+        "max_nfe": max_nfe,
+        "deadline_ms": deadline_ms,
+        "seed": seed,
+    }
+    if options.asks_server(context, server, server_model, "model", "device", "trace", "watch"):
+        from quicksilver.cli import remote
+
+        report = remote.Report(output, seed, is_json=as_json, is_verbose=verbose)
+        remote.generate(server or "", text, report, model=server_model, max_tokens=max_tokens, decoding=decoding)
         return
 
     with spinner(f"loading {model} …"):
         from quicksilver.api import DecodingOptions, GenerateRequest, load
         from quicksilver.cli.running import follow, print_cost, to_json, traced
 
-        request = GenerateRequest(
-            prompt=text,
-            max_tokens=max_tokens,
-            options=DecodingOptions(
-                policy=policy,
-                threshold=threshold,
-                steps=steps,
-                block_length=block_length,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                stop=tuple(stop or ()),
-                max_nfe=max_nfe,
-                deadline_ms=deadline_ms,
-                seed=seed,
-            ),
-        )
+        request = GenerateRequest(prompt=text, max_tokens=max_tokens, options=DecodingOptions(**decoding))
         loaded = load(model, device=device)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)
@@ -106,13 +82,3 @@ def command(
     if as_json:
         write_text(to_json(loaded, completion), None)
     print_cost(completion, is_verbose=verbose)
-
-
-def ask(server: str, prompt: str, *, model: str | None, **fields: object) -> None:
-    """Print what a server writes, as it comes."""
-    from quicksilver.client import Client
-
-    with Client(server, model=model) as client:
-        for text in client.stream(prompt, **fields):
-            sys.stdout.write(text)
-            sys.stdout.flush()

@@ -1,6 +1,6 @@
 """`quicksilver infill`: fill the holes of a file."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,12 +12,16 @@ EXAMPLES = r"""printf 'def mean(xs):\n    return <FILL>\n' | quicksilver infill 
 quicksilver infill draft.py --watch --output draft.py
 quicksilver infill draft.py --mark '???' --hole-length 6
 quicksilver infill draft.py --policy entropy_bound --seed 7 --json
+quicksilver infill draft.py --server http://127.0.0.1:8080
 quicksilver infill draft.py --cache dual --refresh-every 8"""
 
 
 def command(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="FILE", help="UTF-8 file with holes; - is standard input.")],
     model: options.Model = options.DEFAULT_MODEL,
+    server: options.Server = None,
+    server_model: options.ServerModel = None,
     mark: Annotated[
         str, typer.Option(metavar="TEXT", help="What stands for a hole; all holes are filled together.")
     ] = "<FILL>",
@@ -57,6 +61,29 @@ def command(
     # Long because every option is a parameter.
     text = read_text(source)
 
+    decoding: dict[str, Any] = {
+        "policy": policy,
+        "threshold": threshold,
+        "steps": steps,
+        "block_length": block_length,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "max_nfe": max_nfe,
+        "deadline_ms": deadline_ms,
+        "seed": seed,
+    }
+    local = ("model", "device", "trace", "watch", "cache", "refresh_every")
+    if options.asks_server(context, server, server_model, *local):
+        from quicksilver.cli import remote
+
+        report = remote.Report(output, seed, is_json=as_json, is_verbose=verbose)
+        limits = remote.HoleLimits(length=hole_length, max_length=max_hole_length)
+        remote.infill(
+            server or "", text, report, model=server_model, mark=mark, limits=limits, layout=layout, decoding=decoding
+        )
+        return
+
     with spinner(f"loading {model} …"):
         from quicksilver.api import DecodingOptions, InfillRequest, load, split_template
         from quicksilver.api.requests import parse_layout
@@ -67,20 +94,7 @@ def command(
             hole_length=hole_length,
             max_hole_length=max_hole_length,
             layout=parse_layout(layout),
-            options=DecodingOptions(
-                policy=policy,
-                threshold=threshold,
-                steps=steps,
-                block_length=block_length,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                max_nfe=max_nfe,
-                deadline_ms=deadline_ms,
-                cache=cache,
-                refresh_every=refresh_every,
-                seed=seed,
-            ),
+            options=DecodingOptions(cache=cache, refresh_every=refresh_every, **decoding),
         )
         loaded = load(model, device=device)
     with traced(loaded, model, trace):

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from quicksilver.errors import ConfigError
+
 DEFAULT_MODEL = "quicksilver-coder"
 
 POLICY_HELP = (
@@ -14,6 +16,12 @@ POLICY_HELP = (
 )
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="A bundled model or a checkpoint folder.")]
+Server = Annotated[
+    str | None, typer.Option(metavar="URL", help="Ask an OpenAI-compatible server instead of loading a model.")
+]
+ServerModel = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which of the server's models. [default: the server chooses]")
+]
 Device = Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to run. [default: a GPU if there is one]")]
 Policy = Annotated[str | None, typer.Option(metavar="NAME", help=POLICY_HELP)]
 Threshold = Annotated[
@@ -70,3 +78,20 @@ Output = Annotated[
 Trace = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write every decision to this file; see quicksilver replay.")
 ]
+
+
+def asks_server(context: typer.Context, server: str | None, server_model: str | None, *local: str) -> bool:
+    """Whether a request goes to a server.
+
+    Raises:
+        ConfigError: an option named in ``local``, which is about a model in this process, is given beside it.
+    """
+    if server is None:
+        if server_model is not None:
+            raise ConfigError("--server-model needs --server")
+        return False
+    for name in local:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name.replace('_', '-')} contradicts --server: the model runs there")
+    return True

@@ -48,11 +48,11 @@ class Usage(Wire):
     total_tokens: int
     reasoning_tokens: int = 0
     cached_input_tokens: int = 0
-    prompt_tokens_details: PromptDetails = PromptDetails()
-    completion_tokens_details: CompletionDetails = CompletionDetails()
-    nfe: int
-    """Forward passes, all of them counted."""
-    tokens_per_forward: float
+    prompt_tokens_details: PromptDetails | None = PromptDetails()
+    completion_tokens_details: CompletionDetails | None = CompletionDetails()
+    nfe: int | None = None
+    """Forward passes, all of them counted; None from other servers, like the next."""
+    tokens_per_forward: float | None = None
 
 
 class StreamOptions(Wire):

@@ -72,7 +72,9 @@ def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retr
         case ApiError():
             return error
         case ContextLengthError():
-            return ApiError(400, str(error), param="prompt", code="context_length_exceeded")
+            # Clients that shorten what they send know the case by OpenAI's words, not by the code.
+            message = f"{error}; this model's maximum context length is exceeded"
+            return ApiError(400, message, param="prompt", code="context_length_exceeded")
         case ConfigError():
             return ApiError(400, str(error), param=_named(str(error), fields), code="invalid_value")
         case UsageError():

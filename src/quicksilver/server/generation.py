@@ -194,7 +194,11 @@ async def account(
     usages = engine_usages(answers)
     service.metrics.ended(usages)
     usage = _usage(answers, completions, num_per_prompt, num_predicted)
-    note |= {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens, "nfe": usage.nfe}
+    note |= {
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+        "nfe": sum(each.nfe for each in usages),
+    }
     if service.config.logs_prompts:
         note["text"] = "\n".join(completion.text for completion in completions)
     await permit.settle(usages, finish_reason(completions[0]))

@@ -236,7 +236,7 @@ def test_echo_with_log_probabilities(client, tmp_path_factory):
         ("/v1/completions", {"prompt": "x", "block_length": 5}, 400, "block_length", "trained"),
         ("/v1/completions", {"prompt": "x", "temperature": 3}, 400, "temperature", "2"),
         ("/v1/completions", {"prompt": "x", "logit_bias": {"a": 1}}, 400, "logit_bias", "token ids"),
-        ("/v1/completions", {"prompt": "x" * 500}, 400, "prompt", "context"),
+        ("/v1/completions", {"prompt": "x" * 500}, 400, "prompt", "this model's maximum context length is"),
         ("/v1/completions", {"prompt": [9_999]}, 400, None, "9999"),
         ("/v1/completions", {"prompt": "x", "max_tokens": 0}, 400, "max_tokens", "echo"),
         ("/v1/completions", {"prompt": "x", "best_of": 2}, 400, "best_of", "best_of"),

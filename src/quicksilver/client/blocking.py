@@ -1,0 +1,200 @@
+"""The blocking client."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+
+from quicksilver.client import calls
+from quicksilver.client.calls import Call
+from quicksilver.client.connection import Connection, http_options, refusal, unreachable
+from quicksilver.client.interface import DEFAULT_MARK
+from quicksilver.client.options import NO_OPTIONS, RequestOptions
+from quicksilver.client.replies import InfillReader, Reply
+from quicksilver.client.retries import wait_after_failure, wait_after_status
+from quicksilver.client.streams import Stream, TextStream
+from quicksilver.protocol.chat import Message
+from quicksilver.protocol.infill import HoleLimits, InfillEvent, InfillResponse
+
+T = TypeVar("T")
+
+
+class Client:
+    r"""A server's models; satisfies ``CompletionClient``. Threads may share it.
+
+    Example:
+        >>> with Client("http://127.0.0.1:8080") as client:
+        ...     print(client.fill("def add(a, b):\n    return ", "\n").text)
+        ...     for text in client.stream_complete("def mean(xs):"):
+        ...         print(text, end="")
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeout_s: float = 600.0,
+        max_retries: int = 2,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Connect when something is asked.
+
+        Args:
+            base_url: of the API; None: QUICKSILVER_BASE_URL, or where ``quicksilver serve`` listens.
+            api_key: None: QUICKSILVER_API_KEY or OPENAI_API_KEY; neither: none is sent.
+            model: None leaves the choice to the server.
+            timeout_s: longest silence.
+            max_retries: of requests that got no answer, or one that says to try later.
+            transport: instead of the network.
+
+        Raises:
+            ConfigError: one of them makes no sense.
+        """
+        self.connection = Connection.resolve(base_url, api_key, model, timeout_s, max_retries)
+        self._http = httpx.Client(transport=transport, **http_options(self.connection))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def models(self) -> tuple[str, ...]:
+        """Names of the models that the server has."""
+        return self._ask(calls.models())
+
+    def complete(
+        self, prompt: str, *, max_tokens: int | None = None, num_choices: int = 1, options: RequestOptions = NO_OPTIONS
+    ) -> Reply:
+        """Continue a prompt."""
+        model = self.connection.model
+        return self._ask(
+            calls.complete(prompt, model=model, max_tokens=max_tokens, num_choices=num_choices, options=options)
+        )
+
+    def stream_complete(
+        self, prompt: str, *, max_tokens: int | None = None, options: RequestOptions = NO_OPTIONS
+    ) -> TextStream:
+        """Continue a prompt, piece by piece."""
+        model = self.connection.model
+        return self._stream(calls.complete(prompt, model=model, max_tokens=max_tokens, num_choices=1, options=options))
+
+    def fill(
+        self, prefix: str, suffix: str, *, max_tokens: int | None = None, options: RequestOptions = NO_OPTIONS
+    ) -> Reply:
+        """Write what stands between two texts."""
+        model = self.connection.model
+        return self._ask(calls.fill(prefix, suffix, model=model, max_tokens=max_tokens, options=options))
+
+    def stream_fill(
+        self, prefix: str, suffix: str, *, max_tokens: int | None = None, options: RequestOptions = NO_OPTIONS
+    ) -> TextStream:
+        """Write what stands between two texts, piece by piece."""
+        model = self.connection.model
+        return self._stream(calls.fill(prefix, suffix, model=model, max_tokens=max_tokens, options=options))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        num_choices: int = 1,
+        prediction: str | None = None,
+        options: RequestOptions = NO_OPTIONS,
+    ) -> Reply:
+        """Write the next turn; ``prediction`` is what it will probably be."""
+        call = calls.chat(
+            messages,
+            model=self.connection.model,
+            max_tokens=max_tokens,
+            num_choices=num_choices,
+            prediction=prediction,
+            options=options,
+        )
+        return self._ask(call)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        prediction: str | None = None,
+        options: RequestOptions = NO_OPTIONS,
+    ) -> TextStream:
+        """Write the next turn, piece by piece."""
+        call = calls.chat(
+            messages,
+            model=self.connection.model,
+            max_tokens=max_tokens,
+            num_choices=1,
+            prediction=prediction,
+            options=options,
+        )
+        return self._stream(call)
+
+    def infill(
+        self,
+        template: str,
+        *,
+        mark: str = DEFAULT_MARK,
+        holes: Sequence[HoleLimits] | None = None,
+        layout: str | None = None,
+        options: RequestOptions = NO_OPTIONS,
+    ) -> InfillResponse:
+        """Fill all holes of a template."""
+        model = self.connection.model
+        return self._ask(calls.infill(template, model=model, mark=mark, holes=holes, layout=layout, options=options))
+
+    def stream_infill(
+        self,
+        template: str,
+        *,
+        mark: str = DEFAULT_MARK,
+        holes: Sequence[HoleLimits] | None = None,
+        layout: str | None = None,
+        options: RequestOptions = NO_OPTIONS,
+    ) -> Stream[InfillEvent]:
+        """Fill all holes and tell every step; the last event, ``done``, holds the response."""
+        model = self.connection.model
+        call = calls.infill(template, model=model, mark=mark, holes=holes, layout=layout, options=options)
+        return Stream(lambda: self._send(call.streamed), InfillReader())
+
+    def _ask(self, call: Call[T]) -> T:
+        response = self._send(call)
+        try:
+            return call.read(response.read())
+        except httpx.RequestError as error:
+            raise unreachable(self.connection, error) from error
+        finally:
+            response.close()
+
+    def _stream(self, call: Call[Reply]) -> TextStream:
+        return TextStream(lambda: self._send(call.streamed))
+
+    def _send(self, call: Call[T]) -> httpx.Response:
+        """A response that is a success, not read yet; asks again where that helps."""
+        num_tries = 0
+        while True:
+            num_tries += 1
+            try:
+                request = self._http.build_request(call.method, call.path, json=call.body)
+                response = self._http.send(request, stream=True)
+                if response.is_success:
+                    return response
+                response.read()
+                wait, failure = wait_after_status(response, num_tries), refusal(response)
+            except httpx.RequestError as error:
+                wait, failure = wait_after_failure(error, num_tries), unreachable(self.connection, error)
+            if wait is None or num_tries > self.connection.max_retries:
+                raise failure
+            time.sleep(wait)
