@@ -3,7 +3,7 @@ r"""What stale rows cost and bring in place: every cache and policy on the same 
 Validation, not the public test: what is chosen here may become a default.
 
 Examples:
-  python benchmarks/caches.py --tokens data/corpus --items 120 --threads 1 --out runs/caches.json
+  python benchmarks/caches.py --tokens data/corpus --items 120 --at-once 16 --out runs/caches.json
   python benchmarks/caches.py --tokens data/corpus --cache dual --policy confidence_threshold:0.7 \
       --policy entropy_bound:0.3 --policy fixed_steps:6 --twin quicksilver-coder-ar --out runs/policies.json
 
@@ -13,7 +13,8 @@ an order that rotates, so that a busy machine slows all of them. The first setti
 """
 
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,8 @@ class Figures:
     stale_rows: float
     """Per hole."""
     ms_per_hole: float
+    ms_per_hole_at_once: float | None
+    """With ``--at-once`` requests in the engine; None: not measured."""
     times_faster: float
     """Seconds of the first setting over seconds of this one, both summed over holes."""
     more_exact: Interval
@@ -79,6 +82,7 @@ def main(
     cache: Annotated[list[str] | None, typer.Option(help=f"May be repeated; default: {', '.join(CACHES)}.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="May be repeated; default: the checkpoint's.")] = None,
     items: Annotated[int, typer.Option(help="Lines of code.")] = 120,
+    at_once: Annotated[int, typer.Option(help="Also fill so many holes together; 0: do not.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the lines and the decoding.")] = 0,
 ) -> None:
@@ -98,8 +102,10 @@ def main(
             task = bar.add_task("holes", total=(len(lines) + 1) * len(fillers), detail="")
             fill_in_turns(fillers, lines[:1], lambda: bar.advance(task))  # warms up
             runs = fill_in_turns(fillers, lines, lambda: bar.advance(task))
-        figures = [figures_of(name, each, runs[next(iter(runs))]) for name, each in runs.items()]
+            together = fill_at_once(fillers, lines, at_once) if at_once else {}
+        figures = [figures_of(name, each, runs[next(iter(runs))], together.get(name)) for name, each in runs.items()]
         about = {"model": model, "twin": twin, "items": items, "seed": seed, "split": "validation", "threads": threads}
+        about["at_once"] = at_once
         about |= {"environment": environment(), "settings": [asdict(each) for each in figures]}
         about["runs"] = {name: [asdict(run) for run in each] for name, each in runs.items()}
         finish(out, about, table(figures))
@@ -122,7 +128,9 @@ def policy_of(text: str) -> Policy | None:
     return known.get(text)
 
 
-def fill_in_turns(fillers: dict[str, ModelFiller], items: Sequence[InfillItem], advance) -> dict[str, list[Run]]:  # noqa: ANN001  # a callback without arguments
+def fill_in_turns(
+    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], advance: Callable[[], None]
+) -> dict[str, list[Run]]:
     """What every setting wrote, in the order of the items."""
     runs: dict[str, list[Run]] = {name: [] for name in fillers}
     names = list(fillers)
@@ -145,7 +153,27 @@ def fill(filler: ModelFiller, item: InfillItem) -> Run:
     )
 
 
-def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run]) -> Figures:
+def fill_at_once(fillers: dict[str, ModelFiller], items: Sequence[InfillItem], count: int) -> dict[str, float]:
+    """Milliseconds per hole with ``count`` requests in the engine, setting by setting for every group of items."""
+    seconds = dict.fromkeys(fillers, 0.0)
+    groups = [items[at : at + count] for at in range(0, len(items) - count + 1, count)]
+    if not groups:
+        raise ConfigError(f"{count} holes at once need as many items, got {len(items)}")
+    for group in groups:
+        for name, each in fillers.items():
+            requests = [
+                each.model.engine_request(
+                    InfillRequest(texts=(item.prefix, item.suffix), layout=each.layout, options=each.options)
+                )
+                for item in group
+            ]
+            start = time.perf_counter()
+            each.model.engine.run(requests)
+            seconds[name] += time.perf_counter() - start
+    return {name: 1000 * total / (count * len(groups)) for name, total in seconds.items()}
+
+
+def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run], ms_per_hole_at_once: float | None) -> Figures:
     """Sum up one setting."""
     results, base = [run.result for run in runs], [run.result for run in first]
     summary = summarise(results)
@@ -163,6 +191,7 @@ def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run]) -> Figures:
         stale_forwards=statistics.mean(run.num_stale_forwards for run in runs),
         stale_rows=statistics.mean(run.num_stale_rows for run in runs),
         ms_per_hole=1000 * summary.seconds / len(runs),
+        ms_per_hole_at_once=ms_per_hole_at_once,
         times_faster=sum(each.seconds for each in base) / summary.seconds,
         more_exact=more("is_exact"),
         more_parse=more("parses"),
@@ -174,7 +203,7 @@ def table(figures: Sequence[Figures]) -> str:
     """One row per setting."""
     header = (
         "setting", "exact match", "parse rate", "length error", "NFE", "stale forwards", "stale rows", "ms/hole",
-        "x first", "exact - first", "parse - first", "same text",
+        "at once", "x first", "exact - first", "parse - first", "same text",
     )  # fmt: skip
     rows = [
         (
@@ -186,6 +215,7 @@ def table(figures: Sequence[Figures]) -> str:
             f"{f.stale_forwards:.2f}",
             f"{f.stale_rows:.0f}",
             f"{f.ms_per_hole:.0f}",
+            "" if f.ms_per_hole_at_once is None else f"{f.ms_per_hole_at_once:.0f}",
             f"{f.times_faster:.2f}",
             f.more_exact,
             f.more_parse,
