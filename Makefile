@@ -7,28 +7,38 @@ TEST_WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-gpu picture check format clean
+.PHONY: help setup serve demo test test-browser test-gpu picture check format clean
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 # A stamp says that the installation is newer than what it depends on, so a second run starts at once.
 $(VENV)/.installed: pyproject.toml scripts/setup.sh
 	scripts/setup.sh
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml scripts/setup.sh
-	scripts/setup.sh dev
+$(VENV)/.installed-serve: pyproject.toml scripts/setup.sh
+	scripts/setup.sh serve
 	@touch $(VENV)/.installed $@
 
+$(VENV)/.installed-dev: pyproject.toml scripts/setup.sh
+	scripts/setup.sh dev
+	@touch $(VENV)/.installed $(VENV)/.installed-serve $@
+
 setup: $(VENV)/.installed-dev ## Make .venv with everything a developer needs
+
+serve: $(VENV)/.installed-serve ## Install, then serve the bundled model at 127.0.0.1:8080, with a playground
+	@$(BIN)/quicksilver serve
 
 demo: $(VENV)/.installed ## Install, then fill the holes of a file in examples/ while you watch
 	@$(BIN)/quicksilver demo
 
-test: $(VENV)/.installed-dev ## Run all tests that need no GPU
-	$(PYTEST) -n $(TEST_WORKERS) -m "not compiled and not gpu"
+test: $(VENV)/.installed-dev ## Run all tests that need neither GPU nor browser
+	$(PYTEST) -n $(TEST_WORKERS) -m "not compiled and not gpu and not browser"
 	JAXTYPING_DISABLE=1 $(PYTEST) -m "compiled and not gpu"
+
+test-browser: $(VENV)/.installed-dev ## Run the tests that need Debian's chromium and chromium-driver
+	$(PYTEST) -m browser
 
 test-gpu: $(VENV)/.installed-dev ## Run the tests that need a GPU
 	$(PYTEST) -m "gpu and not compiled"

@@ -10,7 +10,8 @@ Parts (--only picks some):
                arithmetic; to plan the attention (slots,
                masks) is the engine's work, so the bare network finds that done
   speed        batch 1: diffusion in place and prefix-suffix-middle, the autoregressive twin in the same engine, and the
-               twin in transformers (its own loop over the cache, and generate) and in llama.cpp, where installed
+               twin in transformers (a loop over its cache, and generate) and llama.cpp (weights in q8_0 and in f32),
+               where installed
   load         tokens/s and latency at 1 to 64 concurrent requests
   first-token  time to the first committed token behind a long prefix, cached and not
   memory       peak resident memory over weights and page pool, in a process of its own
@@ -21,7 +22,6 @@ is measured.
 """
 
 import copy
-import importlib.util
 import itertools
 import statistics
 import time
@@ -47,8 +47,8 @@ from common import (
     reported_errors,
     verbatim,
 )
-from engine_rivals import GENERATE, LLAMA, GeneratingTwin, LlamaTwin, TypedCachedTwin
-from speed import CACHED, Filled, Loop, measure
+from engine_rivals import rivals
+from speed import Filled, Loop, measure, split
 
 from quicksilver.api import DecodingOptions, InfillLayout, InfillRequest, Model
 from quicksilver.api.loading import find_model
@@ -61,6 +61,7 @@ from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
 from quicksilver.evaluation.provenance import environment
 from quicksilver.evaluation.suites import InfillItem
+from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
 
 BATCHES = (1, 16)
@@ -101,10 +102,15 @@ class Side:
     def fill(self, item: InfillItem) -> Filled:
         """One hole at batch 1; tokenizing is not timed."""
         job = self.job(item)
-        start = time.perf_counter()
-        (result,) = self.engine.run([job])
+        start, first = time.perf_counter(), None
+        ticket = self.engine.submit(job)
+        while not ticket.is_ended:
+            self.engine.step()
+            if first is None and ticket.sequence.ledger.nfe:
+                first = time.perf_counter() - start
         seconds = time.perf_counter() - start
-        return Filled(self.model.tokenizer.decode(result.token_ids), len(result.token_ids), result.nfe, seconds)
+        token_ids = ticket.result.token_ids
+        return Filled(self.model.tokenizer.decode(token_ids), len(token_ids), ticket.result.nfe, seconds, first)
 
 
 def new_tenant() -> bytes:
@@ -138,17 +144,20 @@ def strict(side: Side) -> Side:
 
 
 class Recorder:
-    """Keeps what the last forward of a denoiser was given, to give it the same once more without the engine."""
+    """Keeps what the last forward of an engine's network was given, to give it the same once more without the engine.
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self._denoiser = denoiser
-        self._inputs: tuple[object, ...] = ()
+    The network is the one that the engine runs, so a faster one makes the engine's share greater, not smaller.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._runner, self._network, self._denoiser = engine.runner, engine.runner.network, engine.denoiser
+        self._inputs: tuple[torch.Tensor, torch.Tensor, Attention] | None = None
         self._head_rows: list[torch.Tensor] = []
         self._is_on = True
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        """Listen to the denoiser meanwhile."""
+        """Listen to the network and the head meanwhile."""
         plain = self._denoiser.logits
 
         def logits(hidden: torch.Tensor) -> torch.Tensor:
@@ -156,31 +165,31 @@ class Recorder:
                 self._head_rows.append(hidden)
             return plain(hidden)
 
-        hook = self._denoiser.register_forward_pre_hook(self._listen)
+        self._runner.network = self._listen
         vars(self._denoiser)["logits"] = logits
         try:
             yield
         finally:
             del vars(self._denoiser)["logits"]
-            hook.remove()
+            self._runner.network = self._network
 
-    def _listen(self, _: torch.nn.Module, inputs: tuple[object, ...]) -> None:
-        if self._is_on:
-            token_ids, positions, attention = inputs
-            # An attention counts its layers, so each forward needs one that has not run.
-            self._inputs, self._head_rows = (token_ids, positions, copy.copy(attention)), []
+    def _listen(self, token_ids: torch.Tensor, positions: torch.Tensor, attention: Attention) -> torch.Tensor:
+        # An attention counts its layers, so each forward needs one that has not run.
+        self._inputs, self._head_rows = (token_ids, positions, copy.copy(attention)), []
+        return self._network(token_ids, positions, attention)
 
     @property
     def num_rows(self) -> int:
-        token_ids = self._inputs[0]
-        return token_ids.shape[1] if isinstance(token_ids, torch.Tensor) else 0
+        return 0 if self._inputs is None else self._inputs[0].shape[1]
 
     @torch.inference_mode()
     def replay(self) -> None:
         """The same rows through the same attention, and the logits of the same rows. It writes what stands there."""
+        if self._inputs is None:
+            return
         self._is_on = False
         token_ids, positions, attention = self._inputs
-        self._denoiser(token_ids, positions, copy.copy(attention))
+        self._network(token_ids, positions, copy.copy(attention))
         for rows in self._head_rows:
             self._denoiser.logits(rows)
         self._is_on = True
@@ -188,7 +197,7 @@ class Recorder:
 
 def measure_overhead(side: Side, items: Sequence[InfillItem], batch: int, num_steps: int) -> dict[str, object]:
     """Engine steps over bare forwards of the same rows, with ``batch`` requests under way."""
-    recorder, waiting, tickets = Recorder(side.denoiser), itertools.cycle(items), []
+    recorder, waiting, tickets = Recorder(side.engine), itertools.cycle(items), []
     engine_ms, bare_ms, rows = [], [], []
     with recorder.attached():
         for _ in range(NUM_WARM_STEPS + num_steps):
@@ -224,6 +233,9 @@ class Figures:
     tpf: float
     nfe_per_item: float
     ms_per_item: float
+    first_ms: float | None
+    """Until the first forward that decides was over, so with the prompt's; None: not seen."""
+    ms_per_later_forward: float | None
     exact_match: Interval
     times_twin: float
     """Tokens per second over those of the twin in this engine: median over rounds."""
@@ -242,6 +254,7 @@ def sum_up(loops: Mapping[str, Sequence[Sequence[Filled]]], items: Sequence[Infi
         speed = [n / s for n, s in zip(tokens[name], seconds[name], strict=True)]
         twin = [n / s for n, s in zip(tokens[TWIN], seconds[TWIN], strict=True)]
         pairs = zip(seconds[TWIN], seconds[name], strict=True)
+        first_ms, later_ms = split(rounds)
         found.append(
             Figures(
                 loop=name,
@@ -249,32 +262,14 @@ def sum_up(loops: Mapping[str, Sequence[Sequence[Filled]]], items: Sequence[Infi
                 tpf=tokens[name][0] / nfe if nfe else 0.0,
                 nfe_per_item=nfe / len(items),
                 ms_per_item=1000 * statistics.median(seconds[name]) / len(items),
+                first_ms=first_ms,
+                ms_per_later_forward=later_ms,
                 exact_match=bootstrap_mean(np.array(exact, dtype=np.float64)),
                 times_twin=statistics.median(a / b for a, b in zip(speed, twin, strict=True)) if all(twin) else 0.0,
                 holes_times_twin=statistics.median(a / b for a, b in pairs),
             )
         )
     return found
-
-
-def speed_loops(
-    sides: Mapping[str, Side], twin: str, device: str, dtype: torch.dtype, gguf: Path | None
-) -> tuple[dict[str, Loop], list[str]]:
-    """What is compared at batch 1, and what was left out and why."""
-    loops: dict[str, Loop] = {name: side.fill for name, side in sides.items()}
-    left_out = []
-    if importlib.util.find_spec("transformers") is None:
-        left_out.append("transformers: it is not installed")
-    else:
-        for name, kind in ((CACHED, TypedCachedTwin), (GENERATE, GeneratingTwin)):
-            loops[name] = kind(sides[TWIN].model, find_model(twin), device, dtype)
-    if importlib.util.find_spec("llama_cpp") is None:
-        left_out.append("llama.cpp: llama_cpp is not installed")
-    elif gguf is None:
-        left_out.append("llama.cpp: no --gguf, the twin as a q8_0 file")
-    else:
-        loops[LLAMA] = LlamaTwin(sides[TWIN].model, gguf)
-    return loops, left_out
 
 
 def measure_load(side: Side, items: Sequence[InfillItem], level: int) -> dict[str, float]:
@@ -362,7 +357,6 @@ class Bench:
     holes: Sequence[InfillItem]
     rounds: int
     dtype: torch.dtype
-    gguf: Path | None
 
     def measure(self, part: Part) -> object:
         """One part of the report."""
@@ -384,7 +378,8 @@ class Bench:
         }
 
     def _speed(self) -> object:
-        loops, left_out = speed_loops(self.sides, self.twin.model, self.subject.device, self.dtype, self.gguf)
+        others, left_out = rivals(self.sides[TWIN].model, find_model(self.twin.model), self.subject.device, self.dtype)
+        loops: dict[str, Loop] = {name: side.fill for name, side in self.sides.items()} | others
         with progress() as bar:
             task = bar.add_task("speed", total=(self.rounds + 1) * len(self.holes), detail="warming up")
             for item in self.holes:
@@ -441,7 +436,6 @@ def main(
     dtype: Annotated[
         Dtype, typer.Option(help="Of weights and arithmetic, everywhere but in llama.cpp.")
     ] = Dtype.FLOAT32,
-    gguf: Annotated[Path | None, typer.Option(help="The twin as a q8_0 file, for llama.cpp.")] = None,
     context: Annotated[int, typer.Option(help="Most tokens the models see.")] = CONTEXT,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's.")] = None,
     seed: Annotated[int, typer.Option(help="Of the sample and the decoding.")] = 0,
@@ -475,7 +469,6 @@ def main(
             holes=subject.holes(),
             rounds=rounds,
             dtype=number_format,
-            gguf=gguf,
         )
         report = {part.name.lower(): bench.measure(part) for part in only or Part}
         finish(out, about | report, _text(about, report))

@@ -38,14 +38,14 @@ def child(model: str, dtype: str, threads: str) -> None:
 
     torch.set_num_threads(int(threads))
     base = _status("VmRSS")
-    from common import load_parts
-
+    # The package's own loader: what benchmarks import beside it is not the engine's.
+    from quicksilver.api.loading import find_model
+    from quicksilver.checkpoints.folder import load_folder
     from quicksilver.decoding import SamplingParams
     from quicksilver.engine.engine import Engine, EngineConfig
     from quicksilver.engine.request import Continuation, Request
 
-    denoiser, spec, _ = load_parts(model, "cpu")
-    denoiser = denoiser.to(getattr(torch, dtype))
+    denoiser, spec = load_folder(find_model(model), getattr(torch, dtype))
     length = denoiser.config.max_length
     pages = NUM_REQUESTS * -(-length // EngineConfig().page_size)
     engine = Engine(denoiser, spec, EngineConfig(num_pages=pages, max_running=NUM_REQUESTS))

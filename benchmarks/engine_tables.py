@@ -32,6 +32,8 @@ def _speed(values: dict[str, Any]) -> Table:
         "TPF",
         "NFE/item",
         "ms/item",
+        "ms to first",
+        "ms/forward after it",
         "exact match [95 %]",
         "tokens/s x twin",
         "holes/s x twin",
@@ -46,12 +48,18 @@ def _speed(values: dict[str, Any]) -> Table:
                 f"{each['tpf']:.2f}",
                 f"{each['nfe_per_item']:.2f}",
                 f"{each['ms_per_item']:.1f}",
+                _optional(each["first_ms"]),
+                _optional(each["ms_per_later_forward"]),
                 f"{exact['value']:.3f} [{exact['low']:.3f}, {exact['high']:.3f}]",
                 f"{each['times_twin']:.2f}",
                 f"{each['holes_times_twin']:.2f}",
             )
         )
     return "Batch 1, length unknown", header, rows, [f"left out: {each}" for each in values["left_out"]]
+
+
+def _optional(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _load(values: dict[str, Any]) -> Table:

@@ -55,9 +55,24 @@ class Filled:
     num_tokens: int
     nfe: int
     seconds: float
+    first_seconds: float | None = None
+    """Until the first forward that decides was over, prompt included; None: the loop cannot be looked into."""
 
 
 Loop = Callable[[InfillItem], Filled]
+
+
+def split(rounds: Sequence[Sequence[Filled]]) -> tuple[float | None, float | None]:
+    """Milliseconds until the first decision, and of each later forward: medians over rounds."""
+    first, later = [], []
+    for once in rounds:
+        seen = [(f.first_seconds, f.seconds, f.nfe - 1) for f in once if f.first_seconds is not None]
+        num_later = sum(nfe for *_, nfe in seen)
+        if len(seen) < len(once) or num_later == 0:
+            return None, None
+        first.append(1000 * statistics.mean(begun for begun, *_ in seen))
+        later.append(1000 * sum(ended - begun for begun, ended, _ in seen) / num_later)
+    return statistics.median(first), statistics.median(later)
 
 
 def plain_loop(model: Model, layout: InfillLayout, options: DecodingOptions) -> Loop:
@@ -69,6 +84,19 @@ def plain_loop(model: Model, layout: InfillLayout, options: DecodingOptions) -> 
         return Filled(done.holes[0].text, done.num_tokens, done.nfe, done.seconds)
 
     return fill
+
+
+def most_tokens(model: Model) -> int:
+    """The api's limit of a hole."""
+    return min(model.spec.decoding.max_hole_length, model.max_length // 2)
+
+
+def prompt_of(model: Model, item: InfillItem) -> list[int]:
+    """The api's prefix-suffix-middle prompt of a hole, for engines that are given token ids."""
+    sides = [tuple(ids) for ids in model.tokenizer.encode_batch([item.prefix, item.suffix])]
+    budget = model.max_length - 3 - most_tokens(model)  # three sentinels
+    before, after = crop_around_holes(sides, budget, model.tokenizer.newline_id)
+    return list(psm_prompt(model.spec, before, after))
 
 
 class CachedTwin:
@@ -85,30 +113,25 @@ class CachedTwin:
         self._network = cast(nn.Module, network).eval().to(self._device)
         self._banned = torch.tensor([i for i in range(len(SPECIAL_TOKENS)) if i != model.spec.special.eos])
 
-    def _prompt(self, item: InfillItem, room: int) -> list[int]:
-        sides = [tuple(ids) for ids in self._api.tokenizer.encode_batch([item.prefix, item.suffix])]
-        budget = self._api.max_length - 3 - room  # three sentinels
-        before, after = crop_around_holes(sides, budget, self._api.tokenizer.newline_id)
-        return list(psm_prompt(self._api.spec, before, after))
-
     @torch.inference_mode()
     def __call__(self, item: InfillItem) -> Filled:
-        room = min(self._api.spec.decoding.max_hole_length, self._api.max_length // 2)
-        inputs = torch.tensor([self._prompt(item, room)], device=self._device)
+        room = most_tokens(self._api)
+        inputs = torch.tensor([prompt_of(self._api, item)], device=self._device)
         start = time.perf_counter()
-        cache, written, nfe = None, [], 0
+        cache, written, nfe, first = None, [], 0, None
         while len(written) < room:
             output = self._network(input_ids=inputs, cache=cache, use_cache=True, logits_to_keep=1)
             nfe += 1
             cache, logits = output.past_key_values, output.logits[0, -1]
             logits[self._banned] = -torch.inf
             token = int(logits.argmax())
+            first = first or time.perf_counter() - start
             if token == self._api.spec.special.eos:
                 break
             written.append(token)
             inputs = torch.tensor([[token]], device=self._device)
         seconds = time.perf_counter() - start
-        return Filled(self._api.tokenizer.decode(written), len(written), nfe, seconds)
+        return Filled(self._api.tokenizer.decode(written), len(written), nfe, seconds, first)
 
 
 @dataclass(frozen=True, slots=True)

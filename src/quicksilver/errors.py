@@ -4,8 +4,15 @@ QuicksilverError
 ├── UsageError            the caller can mend it: bad value, bad input, missing file
 │   ├── ConfigError       a configuration value or combination is invalid
 │   ├── InputError        a prompt, template or file cannot be used
+│   │   └── ContextLengthError  it is longer than the model's context
 │   └── CheckpointError   a model folder is missing, incomplete or contradicts itself
 ├── CorpusError           the corpus could not be rebuilt as pinned
+├── AccessError           a request is refused for whose it is, not for what it asks
+│   ├── AuthenticationError  no API key, an unknown one or a revoked one
+│   ├── QuotaError           the tokens granted to the key do not cover the request
+│   └── RateLimitError       the key asks too much in a minute; try again later
+├── StorageError          the database of keys and usage cannot be read or written
+├── ServerError           a server that was asked refused or failed, or could not be reached
 ├── EngineError           the engine's accounts are wrong, or a resource is spent
 │   └── OverloadedError   the queue is full; try again later
 └── TrainingError         a run cannot start, resume or go on
@@ -28,12 +35,69 @@ class InputError(UsageError):
     """A prompt, template or file cannot be used as given."""
 
 
+class ContextLengthError(InputError):
+    """A request takes more positions than the model's context has."""
+
+
 class CheckpointError(UsageError):
     """A model folder is missing, incomplete or contradicts itself."""
 
 
 class CorpusError(QuicksilverError):
     """The corpus could not be rebuilt as pinned."""
+
+
+class AccessError(QuicksilverError):
+    """A request is refused for whose it is, not for what it asks."""
+
+
+class AuthenticationError(AccessError):
+    """No API key, an unknown one or a revoked one."""
+
+
+class QuotaError(AccessError):
+    """The tokens granted to the key do not cover the request."""
+
+
+class RateLimitError(AccessError):
+    """The key asks too much in a minute; the same request fits later.
+
+    Attributes:
+        retry_after_s: seconds after which it fits, if nothing else of the key comes first.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StorageError(QuicksilverError):
+    """The database of keys and usage cannot be read or written."""
+
+
+class ServerError(QuicksilverError):
+    """A server refused or failed, or could not be reached."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        kind: str | None = None,
+        code: str | None = None,
+        param: str | None = None,
+    ) -> None:
+        """State what came back.
+
+        Args:
+            message: the server's, or why there is none.
+            status: of HTTP; None: there was no answer.
+            kind: OpenAI's ``type``.
+            code: for programs.
+            param: the field that is wrong.
+        """
+        super().__init__(message)
+        self.status, self.kind, self.code, self.param = status, kind, code, param
 
 
 class EngineError(QuicksilverError):

@@ -45,11 +45,11 @@ def test_bad_input_leaves_no_traceback(folder):
     assert err.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("command", [[], ["infill"], ["generate"], ["demo"], ["train"], ["export"]])
+@pytest.mark.parametrize("command", [[], ["infill"], ["generate"], ["demo"], ["train"], ["export"], ["keys"]])
 def test_help_does_not_wait_for_torch(command):
     code = (
         "import sys; from quicksilver.cli.main import main; status = main(sys.argv[1:]);"
-        "slow = {'torch', 'numpy', 'tokenizers', 'transformers', 'accelerate'} & set(sys.modules);"
+        "slow = {'torch', 'numpy', 'tokenizers', 'transformers', 'accelerate', 'sqlalchemy'} & set(sys.modules);"
         "print(slow, file=sys.stderr) if slow else None; sys.exit(status or bool(slow))"
     )
     done = subprocess.run(

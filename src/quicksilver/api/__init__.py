@@ -3,13 +3,25 @@
 from quicksilver.api.events import Cell, Done, Draft, Edit, Snapshot, StreamEvent
 from quicksilver.api.loading import bundled_models, load
 from quicksilver.api.model import Model
-from quicksilver.api.requests import MARK, DecodingOptions, GenerateRequest, InfillLayout, InfillRequest, split_template
+from quicksilver.api.requests import (
+    MARK,
+    DecodingOptions,
+    GenerateRequest,
+    HoleOptions,
+    InfillLayout,
+    InfillRequest,
+    split_template,
+)
 from quicksilver.api.results import Completion, HoleText, Token
 from quicksilver.api.scoring import Score
+from quicksilver.api.serving import Answer, AsyncModel
+from quicksilver.api.settled import SettledText
 from quicksilver.decoding import Commit, FinishReason, Remask, Resize, State, TraceEntry
 
 __all__ = [
     "MARK",
+    "Answer",
+    "AsyncModel",
     "Cell",
     "Commit",
     "Completion",
@@ -19,6 +31,7 @@ __all__ = [
     "Edit",
     "FinishReason",
     "GenerateRequest",
+    "HoleOptions",
     "HoleText",
     "InfillLayout",
     "InfillRequest",
@@ -26,6 +39,7 @@ __all__ = [
     "Remask",
     "Resize",
     "Score",
+    "SettledText",
     "Snapshot",
     "State",
     "StreamEvent",

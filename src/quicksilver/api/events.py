@@ -14,6 +14,7 @@ from quicksilver.decoding import Commit, Remask, Resize, State
 class _Written:
     hole: int
     start: int
+    token_ids: tuple[int, ...]
     texts: tuple[str, ...]
     """One per token."""
     confidence: tuple[float, ...]

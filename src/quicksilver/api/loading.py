@@ -6,11 +6,17 @@ from pathlib import Path
 import torch
 
 from quicksilver.api.model import Model
-from quicksilver.checkpoints.folder import TOKENIZER_FILE, load_folder
+from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, load_folder
+from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.engine import costs
+from quicksilver.engine.engine import EngineConfig
 from quicksilver.errors import CheckpointError, ConfigError
+from quicksilver.models.denoiser import Denoiser
 from quicksilver.tokenization.tokenizer import Tokenizer
 
 DEFAULT_MODEL = "quicksilver-coder"
+AUTO = "auto"
+"""The row budget that is measured."""
 _WEIGHTS = Path(str(files("quicksilver"))) / "weights"
 
 
@@ -37,24 +43,44 @@ def find_model(path_or_name: str | Path) -> Path:
     )
 
 
-def load(path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None) -> Model:
+def load(
+    path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None, row_budget: int | str | None = None
+) -> Model:
     """Load a model in float32.
 
     Args:
         path_or_name: a checkpoint folder, or the name of a bundled model.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU if there is one.
+        row_budget: most rows of one forward. ``auto``, for processes that live long: what suits this machine, measured
+            for a few seconds and remembered in the user's cache folder (``engine.costs``). None: the engine's default.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or ``row_budget`` is neither ``auto`` nor a number from 1 on.
     """
+    if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
+        raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
     folder = find_model(path_or_name)
     target = _device(device)
     denoiser, spec = load_folder(folder, torch.float32)
     if not (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{folder} lacks {TOKENIZER_FILE}")
     tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
-    return Model(denoiser.to(target), spec, tokenizer, name=folder.resolve().name)
+    denoiser, template = denoiser.to(target), folder / CHAT_TEMPLATE_FILE
+    return Model(
+        denoiser,
+        spec,
+        tokenizer,
+        name=folder.resolve().name,
+        chat_template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        engine_config=None if row_budget is None else EngineConfig(row_budget=_num_rows(row_budget, denoiser, spec)),
+    )
+
+
+def _num_rows(row_budget: int | str, denoiser: Denoiser, spec: DiffusionSpec) -> int:
+    if isinstance(row_budget, int):
+        return row_budget
+    return costs.choose_row_budget(costs.load_or_measure(denoiser, spec), longest_block=spec.block_length)
 
 
 def _device(name: str | None) -> torch.device:

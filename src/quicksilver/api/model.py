@@ -1,7 +1,7 @@
 """A loaded model: the object behind ``quicksilver.load``."""
 
 import secrets
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Unpack
 
@@ -18,6 +18,7 @@ from quicksilver.api.requests import (
     DecodingKeywords,
     DecodingOptions,
     GenerateRequest,
+    HoleOptions,
     InfillLayout,
     InfillRequest,
     parse_layout,
@@ -25,7 +26,7 @@ from quicksilver.api.requests import (
 )
 from quicksilver.api.results import Completion
 from quicksilver.api.scoring import Score, score_tokens
-from quicksilver.api.session import Session
+from quicksilver.api.session import Plan, Session, timed
 from quicksilver.api.stopping import TextStop
 from quicksilver.decoding import CanvasLogits, Hole, SamplingParams, Segment, Text
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS
@@ -33,7 +34,7 @@ from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.request import Continuation, Filling
 from quicksilver.engine.request import Request as EngineRequest
-from quicksilver.errors import CheckpointError, ConfigError, InputError
+from quicksilver.errors import CheckpointError, ConfigError, ContextLengthError, InputError
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 from quicksilver.tokenization.tokenizer import Tokenizer
@@ -51,9 +52,18 @@ class Model:
         tokenizer: Tokenizer,
         *,
         name: str,
+        chat_template: str | None = None,
         engine_config: EngineConfig | None = None,
     ) -> None:
         """Put the parts together.
+
+        Args:
+            denoiser: in evaluation mode.
+            spec: how it was trained.
+            tokenizer: of its vocabulary.
+            name: for messages and answers.
+            chat_template: Jinja source that turns a conversation into a prompt; None: the checkpoint knows none.
+            engine_config: limits of its engine.
 
         Raises:
             CheckpointError: the tokenizer has ids the denoiser has no embedding for.
@@ -64,6 +74,7 @@ class Model:
         self.name = name
         self.spec = spec
         self.tokenizer = tokenizer
+        self.chat_template = chat_template
         self._denoiser = denoiser
         self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
         self._engine_config = engine_config
@@ -185,16 +196,37 @@ class Model:
         return self._stream(request, has_snapshots=True)
 
     def _stream(self, request: GenerateRequest | InfillRequest, *, has_snapshots: bool) -> Iterator[StreamEvent]:
-        if isinstance(request, InfillRequest) and request.resolve_layout(self.spec) is InfillLayout.PSM:
-            params = replace(self._params(request.options), max_tokens=self._psm_room(request))
-            # The engine checks these two only once it has a prompt.
-            decoding.psm_prompt(self.spec, (), ())
-            if params.policy is not None:
-                decoding.resolve_policy(self.spec, params)
-            return self._infill_one_by_one(request, params, has_snapshots)
-        job = self.engine_request(request, has_frames=has_snapshots)
-        texts = request.texts if isinstance(request, InfillRequest) else ("", "")
-        return self._run_once(self.engine.stream(job), job.params.seed, texts, request.options.stop)
+        plan = self.plan(request, has_frames=has_snapshots)
+        # Submitted here and not at the first event, so that a bad request raises at once.
+        return self._follow(plan, self.engine.stream(next(plan.jobs)))
+
+    def _follow(self, plan: Plan, events: Iterator[decoding.Event]) -> Iterator[StreamEvent]:
+        submitted = self.engine.clock()
+        while True:
+            yield from timed(plan.session, events)
+            job = next(plan.jobs, None)
+            if job is None:
+                break
+            events = self.engine.stream(job, submitted=submitted)
+        yield Done(completion=plan.completion())
+
+    def plan(self, request: GenerateRequest | InfillRequest, *, has_frames: bool = False) -> Plan:
+        """What the engine must run to answer a request; for whoever drives the engine itself, as a server does.
+
+        Raises:
+            InputError, ConfigError: as ``generate`` and ``infill``, but for what only the engine finds.
+        """
+        is_infill = isinstance(request, InfillRequest)
+        texts = request.texts if is_infill else ("", "")
+        params = self._params(request.options)
+        session = Session(self.tokenizer, len(texts) - 1, self.spec.special.eos, params.seed, request.options.stop)
+        if is_infill and request.resolve_layout(self.spec) is InfillLayout.PSM:
+            jobs = self._psm_jobs(request, session, params, has_frames)
+        else:
+            job = self._engine_request(request, params, has_frames)
+            jobs = iter([job])
+            session.begin(len(texts) - 1)
+        return Plan(session=session, jobs=jobs, texts=texts)
 
     def engine_request(self, request: GenerateRequest | InfillRequest, *, has_frames: bool = False) -> EngineRequest:
         """A request as the engine takes it; several of them can share one batch (``engine.run``).
@@ -203,17 +235,29 @@ class Model:
             InputError, ConfigError: as ``generate`` and ``infill``; also for prefix-suffix-middle infill of several
                 holes, which is one engine request after the other.
         """
-        options = request.options
-        if isinstance(request, GenerateRequest):
+        return self._engine_request(request, self._params(request.options), has_frames)
+
+    def _engine_request(
+        self, request: GenerateRequest | InfillRequest, params: SamplingParams, has_frames: bool
+    ) -> EngineRequest:
+        if isinstance(request, GenerateRequest) and request.draft is not None:
+            task, params = Filling(template=self._drafted(request)), replace(params, stop=None)
+        elif isinstance(request, GenerateRequest):
             task = Continuation(prompt_ids=tuple(self._prompt(request)))
-            params = self._generation_params(request)
+            params = self._generation_params(request, params)
         elif request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
-            task, params = Filling(template=tuple(self._template(request))), self._params(options)
+            # The hole is filled whole; the session cuts its text.
+            task, params = Filling(template=tuple(self._template(request))), replace(params, stop=None)
         elif request.num_holes == 1:
-            params = replace(self._params(options), max_tokens=self._psm_room(request))
+            params = replace(params, max_tokens=self._psm_room(request))
             task = self._psm_task(request, "", params, 0)
         else:
             raise ConfigError("layout psm fills several holes one after the other, which is no single engine request")
+        return self._job(task, params, request.options, has_frames)
+
+    def _job(
+        self, task: Continuation | Filling, params: SamplingParams, options: DecodingOptions, has_frames: bool
+    ) -> EngineRequest:
         return EngineRequest(
             task=task,
             params=params,
@@ -242,6 +286,32 @@ class Model:
         return score_tokens(
             self._denoiser, self.spec, token_ids, num_bytes=num_bytes, num_subsets=num_subsets, seed=seed
         )
+
+    @torch.inference_mode()
+    def next_token_logprobs(self, token_ids: Sequence[int]) -> Float[Tensor, "L V"]:
+        """Log-probabilities of every token of a text given those before it, by the next-token reading.
+
+        Exact for an autoregressive checkpoint. A mask-trained one has this reading besides its own if its committed
+        tokens are causal: it is the text's likelihood under the same weights, though not under the diffusion process.
+
+        Args:
+            token_ids: the text, without the start token, which is given before it.
+
+        Raises:
+            InputError: the text is empty or too long.
+            ConfigError: the checkpoint has no such reading.
+        """
+        start = self.spec.special.file
+        is_causal = self.spec.objective is Objective.AUTOREGRESSIVE or self.spec.has_causal_context
+        if start is None or not is_causal or Layout.BLOCK_CAUSAL not in self.spec.layouts:
+            raise ConfigError(
+                "this checkpoint does not predict the next token, so it has no log-probabilities of a text"
+            )
+        if not token_ids:
+            raise InputError("an empty text has no log-probabilities")
+        self._require_room(len(token_ids) + 1, "the text with its start token")
+        canvas = torch.tensor([start, *token_ids])
+        return self._logits_fn.raw(canvas, torch.arange(len(canvas)))[:-1].float().log_softmax(-1).cpu()
 
     def logits(self, token_ids: Sequence[int], *, layout: Layout | None = None) -> Float[Tensor, "L V"]:
         """Raw float32 logits of one canvas, row for row as the network gives them: never shifted, nothing forbidden.
@@ -296,33 +366,37 @@ class Model:
             frequency_penalty=options.frequency_penalty,
             logit_bias=options.logit_bias,
             stop=TextStop(self.tokenizer, options.stop) if options.stop else None,
+            draft_threshold=options.draft_threshold,
             vocab_size=self._denoiser.config.vocab_size,
             forbidden_ids=self._forbidden_ids,
         )
 
-    def _session(self, seed: int, num_holes: int, stop: Sequence[str]) -> Session:
-        return Session(self.tokenizer, num_holes, self.spec.special.eos, seed, stop)
-
-    def _run_once(
-        self, events: Iterator[decoding.Event], seed: int, texts: Sequence[str], stop: Sequence[str]
-    ) -> Generator[StreamEvent, None, None]:
-        session = self._session(seed, len(texts) - 1, stop)
-        yield from session.follow(events, len(texts) - 1)
-        yield Done(completion=session.complete(texts))
-
     def _require_room(self, count: int, what: str) -> None:
         if count > self.max_length:
-            raise InputError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")
+            raise ContextLengthError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")
 
     def _prompt(self, request: GenerateRequest) -> list[int]:
-        start = [] if self.spec.special.file is None else [self.spec.special.file]
-        prompt_ids = start + self.tokenizer.encode(request.prompt)
+        start, ids = self.spec.special.file, request.prompt_ids
+        prompt_ids = self.tokenizer.encode(request.prompt) if ids is None else list(ids)
+        if start is not None and (ids is None or prompt_ids[:1] != [start]):
+            prompt_ids.insert(0, start)
         if not prompt_ids:
             raise InputError("the prompt is empty")
         return prompt_ids
 
-    def _generation_params(self, request: GenerateRequest) -> SamplingParams:
-        params = self._params(request.options)
+    def _drafted(self, request: GenerateRequest) -> tuple[Segment, ...]:
+        """The prompt and behind it one hole with the draft."""
+        request.check_draft(self.spec)
+        draft = self.tokenizer.encode(request.draft or "")[: request.max_tokens]
+        prompt_ids = self._prompt(request)
+        self._require_room(len(prompt_ids) + len(draft) + self._num_canvas_sentinels, "the prompt with its draft")
+        return Text(token_ids=tuple(prompt_ids)), Hole(draft=tuple(draft)), Text(token_ids=())
+
+    @property
+    def _num_canvas_sentinels(self) -> int:
+        return 0 if self.spec.special.canvas is None else 1
+
+    def _generation_params(self, request: GenerateRequest, params: SamplingParams) -> SamplingParams:
         used = len(self._prompt(request))
         block_length = self._block_length(request.options.block_length)
         if request.max_tokens is None:
@@ -337,23 +411,30 @@ class Model:
     def _template(self, request: InfillRequest) -> list[Segment]:
         """Visible text and holes, cropped so that the canvas stays within the context whatever the holes grow to."""
         texts = [tuple(ids) for ids in self.tokenizer.encode_batch(request.texts)]
-        num_sentinels = 0 if self.spec.special.canvas is None else 1
-        space = self.max_length - num_sentinels
-        cap = request.hole_length or request.max_hole_length
-        if cap is None:
-            # Holes may take what the text leaves, and at least half of the context.
-            most = max(space - sum(map(len, texts)), space // 2) // request.num_holes
-            cap = max(min(self.spec.decoding.max_hole_length, most), 1)
+        space = self.max_length - self._num_canvas_sentinels
+        # Holes may take what the text leaves, and at least half of the context.
+        most = max(space - sum(map(len, texts)), space // 2) // request.num_holes
+        cap = max(min(self.spec.decoding.max_hole_length, most), 1)
+        holes = [self._hole(options, cap) for options in request.hole_options]
+        lengths = [hole.known_length or hole.max_length or cap for hole in holes]
+        room = sum(lengths)
         self._require_room(
-            num_sentinels + cap * request.num_holes, f"holes of up to {cap} tokens, {request.num_holes} in all,"
+            self._num_canvas_sentinels + room, f"{len(holes)} holes of up to {max(lengths)} tokens, {room} in all,"
         )
-        seen = crop_around_holes(texts, space - cap * request.num_holes, self.tokenizer.newline_id)
-        hole = Hole(length=cap) if request.hole_length else Hole(max_length=cap)
-        return [Text(token_ids=seen[0]), *(part for ids in seen[1:] for part in (hole, Text(token_ids=ids)))]
+        seen = crop_around_holes(texts, space - room, self.tokenizer.newline_id)
+        rest = (part for pair in zip(holes, seen[1:], strict=True) for part in (pair[0], Text(token_ids=pair[1])))
+        return [Text(token_ids=seen[0]), *rest]
 
-    def _psm_room(self, request: InfillRequest) -> int:
+    def _hole(self, options: HoleOptions, cap: int) -> Hole:
+        if options.draft is not None:
+            return Hole(draft=tuple(self.tokenizer.encode(options.draft)))
+        if options.length is not None:
+            return Hole(length=options.length)
+        return Hole(max_length=options.max_length or cap)
+
+    def _psm_room(self, request: InfillRequest, hole: int = 0) -> int:
         """Most tokens of a hole; one that is still open then ends there, with finish reason ``length``."""
-        cap = request.max_hole_length or min(self.spec.decoding.max_hole_length, self.max_length // 2)
+        cap = request.hole_options[hole].max_length or min(self.spec.decoding.max_hole_length, self.max_length // 2)
         used = _NUM_PSM_SENTINELS + _whole_blocks(cap, self._block_length(request.options.block_length))
         self._require_room(used, f"a hole of up to {cap} tokens with its sentinels, in whole blocks,")
         return cap
@@ -367,20 +448,15 @@ class Model:
         before, after = crop_around_holes(sides, self.max_length - used, self.tokenizer.newline_id)
         return Continuation(prompt_ids=decoding.psm_prompt(self.spec, before, after))
 
-    def _infill_one_by_one(
-        self, request: InfillRequest, params: SamplingParams, has_snapshots: bool
-    ) -> Generator[StreamEvent, None, None]:
-        session = self._session(params.seed, request.num_holes, request.options.stop)
-        # All holes share one deadline.
-        filled, submitted = "", self.engine.clock()
+    def _psm_jobs(
+        self, request: InfillRequest, session: Session, params: SamplingParams, has_frames: bool
+    ) -> Iterator[EngineRequest]:
+        """One job per hole; a job sees the texts that ``session`` has taken for the holes before it."""
         for hole in range(request.num_holes):
-            task = self._psm_task(request, filled, params, hole)
-            job = EngineRequest(
-                task=task, params=params, deadline_ms=request.options.deadline_ms, has_frames=has_snapshots
-            )
-            filled += request.texts[hole]
-            filled += yield from session.follow(self.engine.stream(job, submitted=submitted), 1)
-        yield Done(completion=session.complete(request.texts))
+            filled = "".join(part for pair in zip(request.texts, session.filled, strict=False) for part in pair)
+            session.begin(1)
+            params = replace(params, max_tokens=self._psm_room(request, hole))
+            yield self._job(self._psm_task(request, filled, params, hole), params, request.options, has_frames)
 
 
 def _whole_blocks(count: int, block_length: int) -> int:

@@ -42,6 +42,7 @@ class DecodingKeywords(TypedDict, total=False):
     frequency_penalty: float
     logit_bias: tuple[tuple[int, float], ...]
     stop: tuple[str, ...]
+    draft_threshold: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +81,9 @@ class DecodingOptions:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids, and what is added to their logits."""
     stop: tuple[str, ...] = ()
-    """Texts before which generation ends; not for holes in place, which end where the text after them begins."""
+    """Texts before which an answer ends; holes in place are filled whole and cut there."""
+    draft_threshold: float = 0.5
+    """Of a draft, tokens below this probability are found anew; in [0, 1], 0 keeps all."""
 
     def resolve_cache(self) -> Cache:
         """The cache of a name.
@@ -123,14 +126,51 @@ class DecodingOptions:
 class GenerateRequest:
     """Continue a prompt."""
 
-    prompt: str
+    prompt: str = ""
+    prompt_ids: tuple[int, ...] | None = None
+    """Instead of the text; the checkpoint's start token goes before them unless it is there."""
     max_tokens: int | None = None
     """None: 256, or less if the context ends before."""
+    draft: str | None = None
+    """What will probably follow: decoding starts from it, in place, and writes a text of as many tokens."""
     options: DecodingOptions = field(default_factory=DecodingOptions)
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if self.prompt and self.prompt_ids is not None:
+            raise ConfigError("prompt and prompt_ids contradict each other: the prompt is a text or token ids")
+        if self.draft is not None and not self.draft:
+            raise ConfigError("draft must not be empty; leave it out")
+
+    def check_draft(self, spec: DiffusionSpec) -> None:
+        """Raise ConfigError if there is a draft that the checkpoint cannot start from."""
+        if self.draft is None:
+            return
+        if not is_in_place_trained(spec):
+            raise ConfigError("this checkpoint was not trained to fill holes in place, so it cannot start from a draft")
+        if self.options.block_length is not None:
+            raise ConfigError("block_length contradicts a draft, which is denoised as a whole")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HoleOptions:
+    """What is known of one hole."""
+
+    length: int | None = None
+    """Exact number of tokens; None: found by the model."""
+    max_length: int | None = None
+    draft: str | None = None
+    """Text to start from; its number of tokens is the hole's."""
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.length, self.max_length, self.draft)) > 1:
+            raise ConfigError("a hole has one of length, max_length and draft: each says how long it may be")
+        for name, value in (("length", self.length), ("max_length", self.max_length)):
+            if value is not None and value < 1:
+                raise ConfigError(f"a hole's {name} must be at least 1, got {value}")
+        if self.draft is not None and not self.draft:
+            raise ConfigError("a hole's draft must not be empty; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +183,8 @@ class InfillRequest:
     """Exact number of tokens of every hole; None: found by the model."""
     max_hole_length: int | None = None
     """Most tokens of a hole of unknown length; None: the checkpoint's, or less so that all holes fit the context."""
+    holes: tuple[HoleOptions, ...] | None = None
+    """What is known of each hole, instead of the two above."""
     layout: InfillLayout | None = None
     """None: in place if the checkpoint was trained so, else prefix-suffix-middle."""
     options: DecodingOptions = field(default_factory=DecodingOptions)
@@ -158,6 +200,18 @@ class InfillRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
+        if self.holes is None:
+            return
+        if self.hole_length is not None or self.max_hole_length is not None:
+            raise ConfigError("holes contradicts hole_length and max_hole_length, which are about all holes")
+        if len(self.holes) != self.num_holes:
+            raise ConfigError(f"holes must say something of each of {self.num_holes} holes, got {len(self.holes)}")
+
+    @property
+    def hole_options(self) -> tuple[HoleOptions, ...]:
+        """What is known of each hole."""
+        same = HoleOptions(length=self.hole_length, max_length=self.max_hole_length)
+        return (same,) * self.num_holes if self.holes is None else self.holes
 
     @property
     def num_holes(self) -> int:
@@ -169,10 +223,9 @@ class InfillRequest:
         Raises:
             ConfigError: the checkpoint was not trained in it, or it contradicts another option.
         """
-        is_in_place_trained = Layout.IN_PLACE in spec.layouts and spec.objective is not Objective.AUTOREGRESSIVE
-        layout = self.layout or (InfillLayout.IN_PLACE if is_in_place_trained else InfillLayout.PSM)
+        layout = self.layout or (InfillLayout.IN_PLACE if is_in_place_trained(spec) else InfillLayout.PSM)
         if layout is InfillLayout.IN_PLACE:
-            if not is_in_place_trained:
+            if not is_in_place_trained(spec):
                 raise ConfigError("this checkpoint was not trained to fill holes in place; use layout psm")
             if self.options.block_length is not None:
                 raise ConfigError(
@@ -185,11 +238,17 @@ class InfillRequest:
             )
         elif Layout.BLOCK_CAUSAL not in spec.layouts:
             raise ConfigError("this checkpoint was not trained block by block; use layout in_place")
-        elif self.hole_length is not None:
+        elif any(hole.length is not None or hole.draft is not None for hole in self.hole_options):
             raise ConfigError(
-                "hole_length contradicts layout psm, where the model ends the hole itself; use max_hole_length"
+                "hole_length, and a hole's draft, contradict layout psm, where the model ends the hole itself; use "
+                "max_hole_length"
             )
         return layout
+
+
+def is_in_place_trained(spec: DiffusionSpec) -> bool:
+    """Whether a checkpoint fills holes where they stand."""
+    return Layout.IN_PLACE in spec.layouts and spec.objective is not Objective.AUTOREGRESSIVE
 
 
 def split_template(template: str, mark: str = MARK) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """One request under way: the sampler's events become events with text, and its results one completion."""
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from quicksilver import decoding
 from quicksilver.api.context import splice
@@ -10,12 +10,12 @@ from quicksilver.api.events import Cell, Draft, Edit, Snapshot, StreamEvent
 from quicksilver.api.results import Completion, HoleText, Token
 from quicksilver.api.stopping import cut_at_stop
 from quicksilver.decoding import NO_HOLE, Commit, FinishReason, Frame, Remask, Resize, Result, State
-from quicksilver.errors import InputError
+from quicksilver.engine.request import Request as EngineRequest
 from quicksilver.tokenization.tokenizer import Tokenizer
 
 
 class Session:
-    """Follows one sampler run after the other. Holes are numbered over all runs."""
+    """Takes the events of one sampler run after the other. Holes are numbered over all runs."""
 
     def __init__(self, tokenizer: Tokenizer, num_holes: int, eos_id: int, seed: int, stop: Sequence[str] = ()) -> None:
         """Start with ``num_holes`` empty holes; texts end before a ``stop`` string."""
@@ -25,39 +25,51 @@ class Session:
         self._results: list[Result] = []
         self._holes: list[HoleText] = []
         self._seconds = 0.0
+        self._first, self._num_holes = 0, num_holes
 
     @property
     def _nfe(self) -> int:
         return sum(result.nfe for result in self._results)
 
-    def follow(self, events: Iterator[decoding.Event], num_holes: int) -> Generator[StreamEvent, None, str]:
-        """Pass a run's events on; it fills the next ``num_holes`` holes. Returns the text of the first of them."""
-        first = len(self._holes)
-        while True:
-            start = time.perf_counter()
-            event = next(events, None)
-            # Measured here, so that drawing a frame between two events does not count.
-            self._seconds += time.perf_counter() - start
-            match event:
-                case None:
-                    raise InputError("the sampler ended without a result")
-                case decoding.Draft() | decoding.Edit():
-                    kind = Draft if isinstance(event, decoding.Draft) else Edit
-                    texts = tuple(map(self._token_text, event.token_ids))
-                    yield kind(hole=event.hole + first, start=event.start, texts=texts, confidence=event.confidence)
-                case Resize() | Remask() | Commit():
-                    yield replace(event, hole=event.hole + first)
-                case Frame():
-                    yield self._snapshot(event, first, num_holes)
-                case decoding.Done(result=result):
-                    self._holes += [self._hole_text(result, hole) for hole in range(num_holes)]
-                    self._results.append(result)
-                    return self._holes[first].text
+    def begin(self, num_holes: int) -> None:
+        """Expect the events of a run that fills the next ``num_holes`` holes."""
+        self._first, self._num_holes = len(self._holes), num_holes
+
+    def take(self, event: decoding.Event) -> StreamEvent | None:
+        """The event with text; None for the Done that ends a run."""
+        first = self._first
+        match event:
+            case decoding.Draft() | decoding.Edit():
+                kind = Draft if isinstance(event, decoding.Draft) else Edit
+                return kind(
+                    hole=event.hole + first,
+                    start=event.start,
+                    token_ids=event.token_ids,
+                    texts=tuple(map(self._token_text, event.token_ids)),
+                    confidence=event.confidence,
+                )
+            case Resize() | Remask() | Commit():
+                return replace(event, hole=event.hole + first)
+            case Frame():
+                return self._snapshot(event, first, self._num_holes)
+            case decoding.Done(result=result):
+                self._holes += [self._hole_text(result, hole) for hole in range(self._num_holes)]
+                self._results.append(result)
+                return None
+
+    def spend(self, seconds: float) -> None:
+        """Add to the time that decoding took."""
+        self._seconds += seconds
+
+    @property
+    def filled(self) -> Sequence[str]:
+        """The texts of the holes whose runs have ended, in order."""
+        return [hole.text for hole in self._holes]
 
     def complete(self, texts: Sequence[str]) -> Completion:
         """The completion of all runs; ``texts`` stand around the holes."""
         return Completion(
-            text=splice(texts, [hole.text for hole in self._holes]),
+            text=splice(texts, self.filled),
             holes=tuple(self._holes),
             nfe=self._nfe,
             num_edits=sum(result.num_edits for result in self._results),
@@ -107,3 +119,31 @@ class Session:
 
     def _token_text(self, token_id: int) -> str:
         return self._tokenizer.token_bytes(token_id).decode("utf-8", errors="backslashreplace")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The engine's jobs for one request. Its driver submits one after the other and gives the session every event."""
+
+    session: Session
+    jobs: Iterator[EngineRequest]
+    """A job is asked for only once the one before has ended: it may depend on what that wrote."""
+    texts: Sequence[str]
+
+    def completion(self) -> Completion:
+        """What all jobs wrote, once they have ended."""
+        return self.session.complete(self.texts)
+
+
+def timed(session: Session, events: Iterator[decoding.Event]) -> Iterator[StreamEvent]:
+    """Pass a run's events through the session, which is told how long they took to come."""
+    while True:
+        start = time.perf_counter()
+        event = next(events, None)
+        # Measured here, so that drawing a frame between two events does not count.
+        session.spend(time.perf_counter() - start)
+        if event is None:
+            return
+        told = session.take(event)
+        if told is not None:
+            yield told

@@ -10,14 +10,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
 
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_FILE = "tokenizer.json"
 _SPEC_KEY = "quicksilver"
 
@@ -115,22 +116,28 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Denoi
     path = folder / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{folder} lacks model.safetensors")
+    # Not on the meta device: entering it imports torch._dynamo, two seconds that a command line should not wait.
+    denoiser = Denoiser(config).to(dtype).eval().requires_grad_(False)
     try:
-        weights = load_file(path)
+        # One tensor after the other, so that no second copy of the weights is ever held.
+        with safe_open(path, framework="pt") as file:
+            _copy_weights(file, denoiser, path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
-    # Not on the meta device: entering it imports torch._dynamo, two seconds that a command line should not wait.
-    denoiser = Denoiser(config)
-    expected = denoiser.state_dict()
-    if config.has_tied_embeddings:
-        weights.pop("lm_head.weight", None)  # some writers repeat the tied table
-    wrong = sorted(set(expected) ^ set(weights))
+    return denoiser, spec
+
+
+def _copy_weights(file: safe_open, denoiser: Denoiser, path: Path) -> None:
+    expected, names = denoiser.state_dict(), set(file.keys())
+    if denoiser.config.has_tied_embeddings:
+        names.discard("lm_head.weight")  # some writers repeat the tied table
+    wrong = sorted(set(expected) ^ names)
     if wrong:
         raise CheckpointError(f"{path} does not fit its config.json: missing or unexpected {', '.join(wrong[:4])}")
-    for name, value in weights.items():
-        if value.shape != expected[name].shape:
+    for name, parameter in expected.items():
+        value = file.get_tensor(name)
+        if value.shape != parameter.shape:
             raise CheckpointError(
-                f"{path}: {name} has shape {list(value.shape)}, its config.json says {list(expected[name].shape)}"
+                f"{path}: {name} has shape {list(value.shape)}, its config.json says {list(parameter.shape)}"
             )
-    denoiser.load_state_dict({name: value.to(dtype) for name, value in weights.items()}, assign=True)
-    return denoiser.eval().requires_grad_(False), spec
+        parameter.copy_(value)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from quicksilver.checkpoints.folder import TOKENIZER_FILE, load_folder, save_folder
+from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, load_folder, save_folder
 from quicksilver.diffusion.spec import SpecialIds
 from quicksilver.errors import CheckpointError, UsageError
 from quicksilver.tokenization.special import SPECIAL_TOKENS
@@ -33,8 +33,9 @@ def export_folder(folder: Path, out: Path, *, dtype: str) -> None:
         shutil.copyfile(folder / TOKENIZER_FILE, out / TOKENIZER_FILE)
         config = _tokenizer_config(spec.special, denoiser.config.max_length)
         (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-        if (folder / "README.md").is_file():
-            shutil.copyfile(folder / "README.md", out / "README.md")
+        for name in ("README.md", CHAT_TEMPLATE_FILE):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out / name)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error}") from error
 

@@ -1,5 +1,6 @@
 """`quicksilver generate`: continue a prompt."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,17 +9,24 @@ import typer
 from quicksilver.cli import options
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import spinner
-from quicksilver.errors import InputError
+from quicksilver.errors import ConfigError, InputError
 
 EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
 quicksilver generate --file start.py --max-tokens 64 --watch
 quicksilver generate 'def area(r):' --stop 'def ' --deadline-ms 500
+quicksilver generate 'def area(r):' --server http://127.0.0.1:8080
 git show HEAD:setup.py | quicksilver generate - --temperature 0.8 --seed 7 --json"""
 
 
 def command(
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The prompt; - is standard input.")] = None,
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="Take the prompt from this UTF-8 file.")] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Ask an OpenAI-compatible server, with --model by its name, and print as text settles."
+        ),
+    ] = None,
     model: options.Model = options.DEFAULT_MODEL,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Most tokens to write. [default: 256]")] = None,
     policy: options.Policy = None,
@@ -40,9 +48,34 @@ def command(
     device: options.Device = None,
 ) -> None:
     """Continue a prompt and print what follows it."""
+    # Long because every option is a parameter.
     if (prompt is None) == (file is None):
         raise InputError("give either PROMPT (or -) or --file, " + ("not both" if file else "there is neither"))
     text = read_text(file) if file is not None else read_text("-") if prompt == "-" else prompt or ""
+
+    if server is not None:
+        refused = {"--output": output, "--trace": trace, "--json": as_json, "--watch": watch, "--device": device}
+        for name, value in refused.items():
+            if value:
+                raise ConfigError(f"{name} has no meaning with --server")
+        ask(
+            server,
+            text,
+            model=None if model == options.DEFAULT_MODEL else model,
+            max_tokens=max_tokens,
+            policy=policy,
+            threshold=threshold,
+            steps=steps,
+            block_length=block_length,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stop=stop or None,
+            max_nfe=max_nfe,
+            deadline_ms=deadline_ms,
+            seed=seed,
+        )
+        return
 
     with spinner(f"loading {model} …"):
         from quicksilver.api import DecodingOptions, GenerateRequest, load
@@ -73,3 +106,13 @@ def command(
     if as_json:
         write_text(to_json(loaded, completion), None)
     print_cost(completion, is_verbose=verbose)
+
+
+def ask(server: str, prompt: str, *, model: str | None, **fields: object) -> None:
+    """Print what a server writes, as it comes."""
+    from quicksilver.client import Client
+
+    with Client(server, model=model) as client:
+        for text in client.stream(prompt, **fields):
+            sys.stdout.write(text)
+            sys.stdout.flush()

@@ -20,16 +20,19 @@ _PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 _COMMANDS = {
     "infill": "Fill the holes of a file.",
     "generate": "Continue a prompt.",
+    "serve": "Serve a model over HTTP.",
     "demo": "Fill a file while you watch, and say what it took.",
     "replay": "Repeat a recorded request and check every forward.",
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
-    "export": "Write a model as a Hugging Face folder.",
+    "export": "Write a model as a Hugging Face folder or a GGUF file.",
+    "keys": "Make, list and revoke API keys of the server.",
 }
 
 _GROUP_EXAMPLES = {
     "corpus": "quicksilver corpus build --profile test --out data/corpus\nquicksilver corpus list --profile laptop",
+    "keys": "quicksilver keys create laptop --grant unlimited\nquicksilver keys list\nquicksilver keys revoke laptop",
 }
 """Of subcommands that have subcommands of their own."""
 

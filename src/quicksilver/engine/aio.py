@@ -149,6 +149,10 @@ class AsyncEngine:
         """Submitted and not ended."""
         return len(self._open)
 
+    def clock(self) -> float:
+        """Seconds, by which deadlines are told."""
+        return self._engine.clock()
+
     async def __aenter__(self) -> "AsyncEngine":
         self._start()
         return self
@@ -158,10 +162,14 @@ class AsyncEngine:
     ) -> None:
         await self.aclose()
 
-    async def submit(self, request: Request) -> AsyncTicket:
+    async def submit(self, request: Request, *, submitted: float | None = None) -> AsyncTicket:
         """Queue a request; returns when the engine has taken it, after the forward under way at the latest.
 
         If the caller is cancelled meanwhile, the request is aborted.
+
+        Args:
+            request: what is asked.
+            submitted: when by the engine's clock its caller asked, from where its deadline counts; None: now.
 
         Raises:
             ConfigError, InputError: the request contradicts itself or the checkpoint, or is too long.
@@ -170,7 +178,7 @@ class AsyncEngine:
         """
         self._start()
         ticket = AsyncTicket(request, self._request_abort)
-        submitted = self._engine.clock()
+        submitted = self.clock() if submitted is None else submitted
         with self._wake:
             if self._end is not None:
                 raise self._end()

@@ -115,25 +115,27 @@ class PagedAttention:
             # A row's sums never depend on its company there, so strict arithmetic asks for nothing.
             seen = [SeenRows(each.rows, each.slots, each.limits()) for each in requests]
             self._packed = PackedAttention(seen, memory.page_size, memory.group, device)
-        self._plans = [] if self._packed else [_Plan.of(each, device, is_strict=is_strict) for each in requests]
+        plans = [] if self._packed else requests
+        self._plans = [_Plan.of(each, memory, is_strict=is_strict) for each in plans]
         kept = [each for each in requests if each.slots is not None]
-        self._kept_rows = _joined([torch.arange(each.rows.start, each.rows.stop) for each in kept], device)
-        self._kept_slots = _joined([each.written() for each in kept], device)
+        self._kept_rows = _in_place(_joined([torch.arange(each.rows.start, each.rows.stop) for each in kept]), device)
+        self._kept_slots = _in_place(_joined([each.written() for each in kept]), device)
 
     def __call__(
         self, query: Float[Tensor, "1 H T K"], key: Float[Tensor, "1 G T K"], value: Float[Tensor, "1 G T K"]
     ) -> Float[Tensor, "1 H T K"]:
         keys, values = self._memory.keys[self._layer], self._memory.values[self._layer]
         self._layer += 1
-        keys.index_copy_(0, self._kept_slots, key[0].transpose(0, 1)[self._kept_rows])
-        values.index_copy_(0, self._kept_slots, value[0].transpose(0, 1)[self._kept_rows])
+        keys[self._kept_slots] = key[0].transpose(0, 1)[self._kept_rows]
+        values[self._kept_slots] = value[0].transpose(0, 1)[self._kept_rows]
         if self._packed is not None:
             return self._packed(query, key, value, keys, values)
         out = [part for plan in self._plans for part in plan.attend(query, key, value, keys, values)]
         num_idle = query.shape[2] - sum(part.shape[2] for part in out)
         if num_idle:
             out.append(query.new_zeros(1, query.shape[1], num_idle, query.shape[3]))
-        return torch.cat(out, dim=2) if len(out) > 1 else out[0]
+        # Heads lie inside rows, as the next product reads them.
+        return torch.cat([part.transpose(1, 2) for part in out], dim=1).transpose(1, 2) if len(out) > 1 else out[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,28 +144,25 @@ class _Plan:
 
     window: slice
     """Its window rows, behind its context rows."""
-    slots: Int[Tensor, " n"] | slice | None = None
-    """Of all its positions. A slice where they are consecutive: then the keys are read in place."""
+    pages: "_Pages | None" = None
+    """Of all its positions; None: nothing is kept."""
     groups: tuple["_Group", ...] = ()
     """Its context rows."""
-    window_mask: Bool[Tensor, "W n"] | None = None
+    window_bias: Float[Tensor, "W n"] | None = None
     """None: window rows see everything."""
 
     @classmethod
-    def of(cls, request: RequestRows, device: torch.device, *, is_strict: bool) -> "_Plan":
+    def of(cls, request: RequestRows, memory: PageMemory, *, is_strict: bool) -> "_Plan":
         start, stop = request.rows.start, request.rows.stop
         window = slice(start + request.num_context, stop)
         if request.slots is None:
             return cls(window)
-        slots: Tensor | slice = request.slots
-        first, count = int(request.slots[0]), len(request.slots)
-        if torch.equal(request.slots, torch.arange(first, first + count)):
-            slots = slice(first, first + count)
-        else:
-            slots = request.slots.to(device)
+        pages = _Pages.of(request.slots, memory)
         groups = _strict_groups(request) if is_strict else _one_group(request)
-        mask = _causal_window(window.stop - window.start, count).to(device) if request.has_causal_window else None
-        return cls(window, slots, tuple(group.to(device) for group in groups), mask)
+        bias = None
+        if request.has_causal_window:
+            bias = _bias(_causal_window(window.stop - window.start, pages.count), memory.keys[0])
+        return cls(window, pages, tuple(group.prepared(memory.keys[0], is_strict=is_strict) for group in groups), bias)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
         """The rows' results, context before window.
@@ -171,16 +170,40 @@ class _Plan:
         Each part by a call of its own, so that a window's arithmetic is the same whether or not a commit shares its
         forward; and a window needs no mask.
         """
-        if self.slots is None:
+        if self.pages is None:
             key, value = key[:, :, self.window], value[:, :, self.window]
         else:
-            key, value = (each[self.slots].transpose(0, 1)[None] for each in (keys, values))
+            key, value = (self.pages.read(each).transpose(0, 1)[None] for each in (keys, values))
         is_grouped = query.shape[1] != key.shape[1]
         out = [group.attend(query, key, value, is_grouped=is_grouped) for group in self.groups]
         if self.window.stop > self.window.start:
             rows = query[:, :, self.window], key, value
-            out.append(F.scaled_dot_product_attention(*rows, attn_mask=self.window_mask, enable_gqa=is_grouped))
+            out.append(F.scaled_dot_product_attention(*rows, attn_mask=self.window_bias, enable_gqa=is_grouped))
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """Where a request's positions lie in the memory."""
+
+    found: slice | Int[Tensor, " pages"]
+    """Slots where they are consecutive, so that they are read in place; else pages, copied whole."""
+    count: int
+    """Positions."""
+    size: int
+    """Slots of a page."""
+
+    @classmethod
+    def of(cls, slots: Int[Tensor, " n"], memory: PageMemory) -> "_Pages":
+        place = _in_place(slots, memory.keys[0].device)
+        if not isinstance(place, slice):
+            place = place[:: memory.page_size] // memory.page_size
+        return cls(place, len(slots), memory.page_size)
+
+    def read(self, data: Float[Tensor, "N G K"]) -> Float[Tensor, "n G K"]:
+        if isinstance(self.found, slice):
+            return data[self.found]
+        return data.unflatten(0, (-1, self.size)).index_select(0, self.found).flatten(0, 1)[: self.count]
 
 
 def _causal_window(width: int, count: int) -> Bool[Tensor, "W n"]:
@@ -201,16 +224,24 @@ class _Group:
     """Keys that are there."""
     before: int = 0
     """Rows of the mask before those that are there."""
+    bias: Float[Tensor, "rows seen"] | None = None
+    """The mask as every layer's kernel reads it; None, without strict arithmetic, where all is seen."""
 
-    def to(self, device: torch.device) -> "_Group":
-        return replace(self, mask=self.mask.to(device))
+    def prepared(self, like: Tensor, *, is_strict: bool) -> "_Group":
+        sees_all = not is_strict and bool(self.mask.all())
+        return self if sees_all else replace(self, bias=_bias(self.mask, like))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *, is_grouped: bool) -> Tensor:
         count, (num_rows, width) = self.rows.stop - self.rows.start, self.mask.shape
         query = _padded(query[:, :, self.rows], self.before, num_rows - count - self.before)
         key, value = (_padded(each[:, :, : self.num_keys], 0, width - self.num_keys) for each in (key, value))
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.mask, enable_gqa=is_grouped)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=self.bias, enable_gqa=is_grouped)
         return out[:, :, self.before : self.before + count]
+
+
+def _bias(mask: Bool[Tensor, "rows seen"], like: Tensor) -> Float[Tensor, "rows seen"]:
+    """Zero where a row sees, minus infinity elsewhere: what the kernel would make of the mask at every call."""
+    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill_(~mask.to(like.device), -torch.inf)
 
 
 def _padded(x: Tensor, before: int, behind: int) -> Tensor:
@@ -257,5 +288,14 @@ def _strict_groups(request: RequestRows) -> list[_Group]:
     return groups
 
 
-def _joined(parts: list[Tensor], device: torch.device) -> Int[Tensor, " rows"]:
-    return torch.cat(parts).to(device) if parts else torch.zeros(0, dtype=torch.int64, device=device)
+def _joined(parts: list[Tensor]) -> Int[Tensor, " rows"]:
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+
+
+def _in_place(index: Int[Tensor, " rows"], device: torch.device) -> Int[Tensor, " rows"] | slice:
+    """A slice where the numbers are consecutive: reading by it copies nothing."""
+    if not len(index):
+        return slice(0, 0)
+    first, count = int(index[0]), len(index)
+    is_run = int(index[-1]) == first + count - 1 and torch.equal(index, torch.arange(first, first + count))
+    return slice(first, first + count) if is_run else index.to(device)

@@ -38,7 +38,7 @@ NUM_CONTEXT = 256
 EFFICIENCY = 0.9
 """Share of the best rows per millisecond that a row budget must reach: beyond, rows only add latency."""
 _PAGE_SIZE = 32
-_FORMAT = 1
+_FORMAT = 2
 """Of the cache file; a change of what is measured raises it."""
 
 

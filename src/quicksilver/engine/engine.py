@@ -24,7 +24,7 @@ from quicksilver.engine.scheduler import Scheduler, SchedulerConfig
 from quicksilver.engine.sequence import Failure, Outcome
 from quicksilver.engine.sequence import Sequence as RunningRequest
 from quicksilver.engine.speculation import SpeculativeSequence
-from quicksilver.errors import ConfigError, EngineError, InputError
+from quicksilver.errors import ConfigError, ContextLengthError, EngineError, InputError
 from quicksilver.models.denoiser import Denoiser
 
 
@@ -116,13 +116,14 @@ class Engine:
             ),
             self._pool,
         )
-        self._runner = Runner(denoiser, spec, self.memory, is_strict=config.is_strict)
+        self.runner = Runner(denoiser, spec, self.memory, is_strict=config.is_strict)
         self._load = Load(row_budget=config.row_budget)
         self._tickets: dict[int, Ticket] = {}
         self.on_end: list[Callable[[Ticket], None]] = []
         """Called with every request that has ended, in the thread that steps; what they raise breaks the loop."""
         self.clock = clock
         self._next_id = 0
+        self._num_rows = 0
         self._forward_seconds = 0.0
         """Of the last forward: what a deadline must leave room for."""
 
@@ -130,6 +131,21 @@ class Engine:
     def num_requests(self) -> int:
         """Waiting and running ones."""
         return len(self._tickets)
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of key/value memory."""
+        return self._pool.num_pages
+
+    @property
+    def num_pages_in_use(self) -> int:
+        """Pages that running requests hold; what is only kept for reuse does not count."""
+        return self._pool.num_pages - self._pool.num_available
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the last forward."""
+        return self._num_rows
 
     def submit(self, request: Request, *, submitted: float | None = None) -> Ticket:
         """Queue a request.
@@ -144,7 +160,7 @@ class Engine:
         """
         sequence = self._sequence(request)
         if sequence.most_positions > self._max_length:
-            raise InputError(
+            raise ContextLengthError(
                 f"the request takes up to {sequence.most_positions} positions, the model's context is "
                 f"{self._max_length} (max_length)"
             )
@@ -191,6 +207,10 @@ class Engine:
         now = self.clock()
         shares = self._scheduler.plan()
         self._load.num_running = self._scheduler.num_running
+        self._num_rows = sum(
+            share.num_context + (self._tickets[share.job_id].sequence.num_window if share.has_window else 0)
+            for share in shares
+        )
         turns = []
         for share in shares:
             ticket = self._tickets[share.job_id]
@@ -232,7 +252,7 @@ class Engine:
     def _forward(self, turns: Sequence[Turn]) -> dict[int, Outcome] | Failure:
         start = self.clock()
         try:
-            outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self._runner.run(turns))
+            outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self.runner.run(turns))
         except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
             # Its traceback would keep the activations alive while memory is short, and as long as a caller has it.
             traceback.clear_frames(error.__traceback__)
@@ -258,7 +278,7 @@ class Engine:
     def _end(self, ticket: Ticket) -> None:
         now, sequence = self.clock(), ticket.sequence
         counters = self._scheduler.remove(ticket.job_id)
-        self._runner.forget(ticket.job_id)
+        self.runner.forget(ticket.job_id)
         del self._tickets[ticket.job_id]
         ticket.usage = Usage(
             nfe=sequence.ledger.nfe,

@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from quicksilver.decoding.adjustments import Adjustments, adjust
-from quicksilver.decoding.selection import Candidates, select
+from quicksilver.decoding.selection import Candidates, select, without
 from quicksilver.engine import kernels
 from quicksilver.models.denoiser import Denoiser
 
-TILE_ELEMENTS = 2**20
-"""Logits held at once: 4 MB in float32, which stays in a CPU's cache."""
+TILE_ELEMENTS = 2**19
+"""Logits held at once: 2 MB in float32, 64 rows of 8,192. Fewer multiply slower; more are no faster (docs/log.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,5 +151,5 @@ def _choose_tile(
     candidates = select(logits, **given)  # pyright: ignore[reportArgumentType]
     if params.watched is None:
         return candidates, None
-    allowed = adjust(logits, given["adjustments"]).masked_fill(given["is_forbidden"], -torch.inf)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    allowed = without(adjust(logits, given["adjustments"]), given["is_forbidden"])  # pyright: ignore[reportArgumentType]
     return candidates, torch.softmax(allowed, dim=-1).gather(-1, params.watched[start:stop])

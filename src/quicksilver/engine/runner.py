@@ -4,6 +4,7 @@ Legend: T packed rows, N rows that are decided, B windows, W columns.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -35,7 +36,9 @@ from quicksilver.engine.sequence import (
 )
 from quicksilver.engine.windows import RowStep, StepOutcome, WindowState, take_step
 from quicksilver.errors import InputError
+from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.fused import FusedDenoiser, can_fuse
 
 STRICT_LEAST_ROWS = 4
 """Products of fewer rows take other kernels, whose sums go in another order (measured with MKL on AVX2)."""
@@ -57,6 +60,10 @@ class Turn:
         return self.share.num_context + (self.sequence.num_window if self.share.has_window else 0)
 
 
+Network = Callable[[Tensor, Tensor, Attention], Tensor]
+"""Token ids [1, T], positions [1, T] and an attention to hidden rows [1, T, D]."""
+
+
 class Runner:
     """Owns the denoiser, the page memory and nothing else."""
 
@@ -64,6 +71,7 @@ class Runner:
         self._least_rows = STRICT_LEAST_ROWS if is_strict else 1
         self._is_strict = is_strict
         self._denoiser, self._spec, self._memory = denoiser, spec, memory
+        self.network: Network = FusedDenoiser(denoiser) if can_fuse(denoiser) else denoiser
         self.device = memory.keys[0].device
         self._vocab_size = denoiser.config.vocab_size
         self._rules: dict[TokenRule, tuple[Tensor, Tensor]] = {}
@@ -90,7 +98,8 @@ class Runner:
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
         candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
-        parts = [candidates.rows(slice(start, stop)) for start, stop in pairwise(accumulate(counts, initial=0))]
+        bounds = pairwise(accumulate(counts, initial=0))
+        parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
         return spoiled + self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
 
@@ -127,7 +136,7 @@ class Runner:
             ids.append(idle)
             positions.append(idle)
         token_ids, at = (torch.cat(parts)[None].to(self.device) for parts in (ids, positions))
-        return self._denoiser(token_ids, at, PagedAttention(self._memory, rows, is_strict=self._is_strict))[0]
+        return self.network(token_ids, at, PagedAttention(self._memory, rows, is_strict=self._is_strict))[0]
 
     def _decided_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> Float[Tensor, "N D"]:
         """Hidden rows that predict the open columns of the deciding turns."""

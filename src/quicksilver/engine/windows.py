@@ -7,7 +7,7 @@ Legend: B windows, W columns, N open positions among them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -39,14 +39,19 @@ class WindowState:
     def stack(cls, windows: "Sequence[HasWindow]") -> "WindowState":
         """The rows of requests whose windows are equally wide."""
         return cls(
-            token_ids=torch.stack([each.canvas.token_ids for each in windows]),
-            state=torch.stack([each.canvas.state for each in windows]),
-            confidence=torch.stack([each.canvas.confidence for each in windows]),
-            step_committed=torch.stack([each.canvas.step_committed for each in windows]),
-            num_edits=torch.stack([each.canvas.num_edits for each in windows]),
-            positions=torch.stack([each.positions for each in windows]),
-            previous_argmax=torch.stack([each.previous_argmax for each in windows]),
+            token_ids=_stacked([each.canvas.token_ids for each in windows]),
+            state=_stacked([each.canvas.state for each in windows]),
+            confidence=_stacked([each.canvas.confidence for each in windows]),
+            step_committed=_stacked([each.canvas.step_committed for each in windows]),
+            num_edits=_stacked([each.canvas.num_edits for each in windows]),
+            positions=_stacked([each.positions for each in windows]),
+            previous_argmax=_stacked([each.previous_argmax for each in windows]),
         )
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    """One row is not copied; nothing here writes into a window."""
+    return rows[0][None] if len(rows) == 1 else torch.stack(list(rows))
 
 
 @runtime_checkable
@@ -113,7 +118,8 @@ def take_step(
     had_masks = seen.is_masked.any(dim=-1)
     _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
-    decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
+    if any(row.is_forced for row in rows):
+        decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
     return StepOutcome(
         after=_apply(before, seen, decision, rows, mask_id),
         commit=decision.commit,
@@ -127,24 +133,28 @@ def take_step(
 
 def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: Sequence[RowStep]) -> Window:
     """The policies' view: positions that are not open appear as PROMPT with nothing proposed."""
+    where = is_open.flatten().nonzero()[:, 0]
 
-    def place(values: Tensor) -> Tensor:
-        placed = torch.zeros(is_open.shape, dtype=values.dtype, device=is_open.device)
-        placed[is_open] = values
-        return placed
+    def place(*values: Tensor) -> Sequence[Tensor]:
+        """All of one dtype at once: a step of a small model is short beside so many small operators."""
+        placed = torch.zeros(len(values), is_open.numel(), dtype=values[0].dtype, device=is_open.device)
+        placed[:, where] = torch.stack(values)
+        return placed.unflatten(-1, is_open.shape).unbind()
 
     def numbers(values: list[int]) -> Tensor:
         return torch.tensor(values, device=is_open.device)
 
+    candidate_ids, argmax_ids = place(candidates.token_ids, candidates.argmax_ids)
+    confidence, margin, entropy = place(candidates.confidence, candidates.margin, candidates.entropy)
     return Window(
         token_ids=state.token_ids,
         state=state.state.masked_fill(~is_open, int(State.PROMPT)),
-        candidate_ids=place(candidates.token_ids),
-        argmax_ids=place(candidates.argmax_ids),
+        candidate_ids=candidate_ids,
+        argmax_ids=argmax_ids,
         previous_argmax_ids=state.previous_argmax,
-        confidence=place(candidates.confidence),
-        margin=place(candidates.margin),
-        entropy=place(candidates.entropy),
+        confidence=confidence,
+        margin=margin,
+        entropy=entropy,
         commit_confidence=state.confidence,
         num_edits=state.num_edits,
         positions=state.positions,
@@ -176,13 +186,23 @@ def _apply(before: WindowState, seen: Window, decision: Decision, rows: Sequence
     states = [int(State.DRAFT if row.policy.revises else State.FINAL) for row in rows]
     after = torch.tensor(states, dtype=torch.int8, device=written.device)[:, None].expand_as(before.state)
     nfe = torch.tensor([row.nfe for row in rows], device=written.device)[:, None]
-    state = torch.where(decision.commit, after, before.state).masked_fill(decision.edit, int(State.DRAFT))
-    return WindowState(
-        token_ids=torch.where(written, seen.candidate_ids, before.token_ids).masked_fill(decision.remask, mask_id),
-        state=state.masked_fill(decision.remask, int(State.MASK)),
-        confidence=torch.where(written, seen.confidence, before.confidence).masked_fill(decision.remask, 0.0),
-        step_committed=torch.where(written, nfe, before.step_committed).masked_fill(decision.remask, 0),
-        num_edits=before.num_edits + decision.edit,
+    state = torch.where(decision.commit, after, before.state)
+    changed = WindowState(
+        token_ids=torch.where(written, seen.candidate_ids, before.token_ids),
+        state=state,
+        confidence=torch.where(written, seen.confidence, before.confidence),
+        step_committed=torch.where(written, nfe, before.step_committed),
+        num_edits=before.num_edits,
         positions=before.positions,
         previous_argmax=seen.argmax_ids,
+    )
+    if not any(row.policy.revises for row in rows):
+        return changed
+    return replace(
+        changed,
+        token_ids=changed.token_ids.masked_fill(decision.remask, mask_id),
+        state=state.masked_fill(decision.edit, int(State.DRAFT)).masked_fill(decision.remask, int(State.MASK)),
+        confidence=changed.confidence.masked_fill(decision.remask, 0.0),
+        step_committed=changed.step_committed.masked_fill(decision.remask, 0),
+        num_edits=before.num_edits + decision.edit,
     )

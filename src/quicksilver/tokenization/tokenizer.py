@@ -77,6 +77,16 @@ class Tokenizer:
         return self._bytes.index(b"\n")
 
     @property
+    def symbols(self) -> list[str]:
+        """Every token by id: special tokens by name, others in the byte-level alphabet (``BYTE_OF_SYMBOL``)."""
+        return [self._backend.id_to_token(index) or "" for index in range(len(self._bytes))]
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """Pairs of symbols that become one, the first of them first."""
+        return [(left, right) for left, right in json.loads(self._backend.to_str())["model"]["merges"]]
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of the tokenizer's JSON with sorted keys and no white space: equal means equal encodings."""
         canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, separators=(",", ":"))

@@ -1,6 +1,7 @@
 """The loaded model: canvases as in training, texts untouched, seeds repeat, scores against plain sums."""
 
 import dataclasses
+import json
 
 import hypothesis.strategies as st
 import pytest
@@ -26,6 +27,7 @@ from quicksilver.api import (
 from quicksilver.checkpoints.folder import TOKENIZER_FILE
 from quicksilver.diffusion.likelihood import any_order_nats
 from quicksilver.diffusion.spec import Layout, Objective
+from quicksilver.engine.engine import EngineConfig
 from quicksilver.errors import CheckpointError, ConfigError, InputError
 from quicksilver.models.topology import Topology
 from tests.tiny import logits_of, random_denoiser, tiny_config
@@ -57,13 +59,13 @@ def ar_model(ar_folder) -> Model:
 @pytest.fixture
 def canvases(model, monkeypatch):
     """The rows of every forward; the first of a request holds its whole canvas."""
-    seen, forward = [], model._denoiser.forward
+    seen, network = [], model.engine.runner.network
 
     def recorded(token_ids, positions, attention):
         seen.append(token_ids[0].tolist())
-        return forward(token_ids, positions, attention)
+        return network(token_ids, positions, attention)
 
-    monkeypatch.setattr(model._denoiser, "forward", recorded)
+    monkeypatch.setattr(model.engine.runner, "network", recorded)
     return seen
 
 
@@ -89,6 +91,23 @@ def test_load_says_what_is_missing(tmp_path, folder):
         quicksilver.load(partial)
     with pytest.raises(ConfigError, match="'tpu'"):
         quicksilver.load(folder, device="tpu")
+    for row_budget in (0, "automatic"):
+        with pytest.raises(ConfigError, match=f"row_budget .* got {row_budget!r}"):
+            quicksilver.load(folder, device="cpu", row_budget=row_budget)
+
+
+def test_the_row_budget_is_the_engines_the_callers_or_measured_once(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert quicksilver.load(folder, device="cpu").engine.config.row_budget == EngineConfig().row_budget
+    assert quicksilver.load(folder, device="cpu", row_budget=37).engine.config.row_budget == 37
+    assert not list(tmp_path.rglob("*.json"))
+    model = quicksilver.load(folder, device="cpu", row_budget="auto")
+    (path,) = tmp_path.rglob("*.json")
+    values = json.loads(path.read_text())
+    # As if rows were free up to 64 and cost their share from there on.
+    path.write_text(json.dumps(values | {"num_rows": [1, 32, 64, 256], "ms": [2.0, 2.0, 2.0, 8.0]}))
+    assert model.engine.config.row_budget >= 2 * model.spec.block_length
+    assert quicksilver.load(folder, device="cpu", row_budget="auto").engine.config.row_budget == 64
 
 
 def test_a_tokenizer_larger_than_the_table_is_refused():
@@ -370,7 +389,7 @@ def test_a_long_file_is_seen_near_its_holes(model, canvases, layout):
 
 
 def test_holes_that_cannot_fit_are_refused(model):
-    with pytest.raises(InputError, match=rf"holes of up to 70 tokens, 2 in all, takes? 141 tokens.*{MAX_LENGTH}"):
+    with pytest.raises(InputError, match=rf"2 holes of up to 70 tokens, 140 in all, takes 141 tokens.*{MAX_LENGTH}"):
         model.infill_template("a<FILL>b<FILL>", hole_length=70)
     with pytest.raises(InputError, match="a hole of up to 200 tokens"):
         model.infill("a", "b", layout="psm", max_hole_length=200)

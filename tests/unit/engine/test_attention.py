@@ -1,5 +1,7 @@
 """Paged attention in a real network equals dense attention over the whole canvas, in whatever pieces it comes."""
 
+from random import Random
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -55,9 +57,11 @@ sizes_drawn = st.lists(
 """Final tokens, window, block length of each request."""
 
 
-@given(sizes_drawn, st.randoms(use_true_random=False))
+# A generator of its own: one that hypothesis steers may answer 0 for ever, and then no chunk ever comes.
+@given(sizes_drawn, st.integers(0, 2**30))
 @settings(max_examples=60, deadline=None)
-def test_any_chunks_of_any_requests_equal_the_whole(sizes, random):
+def test_any_chunks_of_any_requests_equal_the_whole(sizes, seed):
+    random = Random(seed)
     pool = PagePool(64, SIZE)
     memory = PageMemory(TINY, pool, torch.float64, torch.device("cpu"))
     if random.random() < 0.5:  # pages that are not consecutive

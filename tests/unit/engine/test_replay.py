@@ -161,13 +161,13 @@ def test_self_speculation_can_be_traced(tmp_path):
 def test_a_cut_by_the_deadline_is_repeated_without_a_clock():
     now = [0.0]
     engine = engine_of(clock=lambda: now[0])
-    run = engine._runner.run
+    run = engine.runner.run
 
     def timed(turns):
         now[0] += 0.1
         return run(turns)
 
-    engine._runner.run = timed
+    engine.runner.run = timed
     slow = continuation(policy=ConfidenceThreshold(threshold=2.0), max_tokens=40, forbidden_ids=(1,))
     trace = record(engine, [replace(slow, deadline_ms=700.0)], model="m")
     result = trace.runs[0].result

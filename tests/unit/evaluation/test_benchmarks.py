@@ -81,7 +81,7 @@ def test_policies_and_their_picture(monkeypatch: pytest.MonkeyPatch, folder: Pat
     arguments = ("--model", folder / "model", "--items", 1, "--length", "given", "--only", "fixed_steps")
     code, text = run(monkeypatch, "policies", *arguments, "--out", out, "--plot", picture)
     assert code == 0
-    assert text.count("| fixed_steps |") == 4
+    assert text.count("| fixed_steps |") == 5
     rows = json.loads(out.read_text())["policies"]
     assert rows[0]["nfe"]["value"] == 1
     assert picture.read_text().lstrip().startswith("<?xml")

@@ -1,5 +1,6 @@
 """The engine's benchmark on the smallest models; its figures mean nothing here, but what it compares must be alike."""
 
+import ctypes
 import importlib
 import json
 import sys
@@ -85,7 +86,7 @@ def test_replaying_a_step_changes_nothing(script: types.ModuleType, sides: dict)
     for name in ("diffusion, psm", "diffusion, in place", "twin"):
         side = sides[name]
         alone = [side.fill(item).text for item in HOLES]
-        recorder = script.Recorder(side.denoiser)
+        recorder = script.Recorder(side.engine)
         tickets = [side.engine.submit(side.job(item)) for item in HOLES]
         rows = []
         with recorder.attached():
@@ -99,12 +100,19 @@ def test_replaying_a_step_changes_nothing(script: types.ModuleType, sides: dict)
         assert "logits" not in vars(side.denoiser)
 
 
-def test_a_replay_is_the_same_rows(script: types.ModuleType, sides: dict):
+def test_a_replay_is_the_same_rows(script: types.ModuleType, sides: dict, monkeypatch):
     side = sides["diffusion, psm"]
     seen: list[tuple[int, ...]] = []
-    recorder = script.Recorder(side.denoiser)
+    network = side.engine.runner.network
+
+    def watched(*inputs: object) -> torch.Tensor:
+        hidden = network(*inputs)
+        seen.append(tuple(hidden.flatten().tolist()))
+        return hidden
+
+    monkeypatch.setattr(side.engine.runner, "network", watched)
+    recorder = script.Recorder(side.engine)
     ticket = side.engine.submit(side.job(HOLES[0]))
-    side.denoiser.register_forward_hook(lambda module, inputs, hidden: seen.append(tuple(hidden.flatten().tolist())))
     with recorder.attached():
         side.engine.step()
         recorder.replay()
@@ -142,29 +150,84 @@ def test_models_in_each_others_place_are_refused(script: types.ModuleType, folde
     assert "autoregressive" in text
 
 
-def test_llama_cpp_is_asked_for_the_same(script: types.ModuleType, sides: dict, monkeypatch: pytest.MonkeyPatch):
-    asked: dict = {}
+class FakeLlama:
+    """What the benchmark uses of llama-cpp-python: chooses 60, 50 and eos, and would go on."""
 
-    class Llama:
-        def __init__(self, **options) -> None:
-            asked.update(options)
+    class llama_logit_bias(ctypes.Structure):  # noqa: N801  # the binding's names
+        _fields_ = (("token", ctypes.c_int32), ("bias", ctypes.c_float))
 
-        def reset(self) -> None: ...
+    def __init__(self) -> None:
+        self.asked: dict = {}
+        self.evaluated: list[list[int]] = []
+        self.banned: list[int] = []
+        self.ctx, self._next = object(), iter((60, 50, 1, 51))
 
-        def generate(self, prompt, logits_processor, **options):
-            asked["prompt"] = prompt
-            scores = torch.zeros(400).numpy()
-            scores[2], scores[60] = 1.0, 0.5  # 2 is the mask, which is never written
-            token = int(logits_processor(None, scores).argmax())
-            yield from (token, 50, 1, 51)
+    def Llama(self, **options):  # noqa: N802
+        self.asked = options
+        return self
 
-    monkeypatch.setitem(sys.modules, "llama_cpp", types.SimpleNamespace(Llama=Llama))
+    def n_vocab(self) -> int:
+        return 357
+
+    def reset(self) -> None:
+        self.evaluated.clear()
+
+    def eval(self, tokens) -> None:
+        self.evaluated.append(list(tokens))
+
+    def llama_sampler_init_logit_bias(self, num_vocab, num_biases, biases):
+        self.banned = [each.token for each in biases if each.bias == -float("inf")]
+        assert (num_vocab, num_biases) == (357, len(self.banned))
+
+    def llama_sampler_sample(self, sampler, context, row) -> int:
+        assert context is self.ctx
+        return next(self._next)
+
+    def __getattr__(self, name):
+        return lambda *values: None
+
+
+def test_llama_cpp_is_asked_for_the_same(script, sides: dict, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    fake = FakeLlama()
+    monkeypatch.setitem(sys.modules, "llama_cpp", fake)
     rivals = importlib.import_module("engine_rivals")
+    monkeypatch.setattr(rivals, "export_gguf", lambda source, file, dtype: file.write_text(f"{source} {dtype}"))
     side = sides["twin"]
-    filled = rivals.LlamaTwin(side.model, Path("twin.gguf"))(HOLES[0])
-    assert tuple(asked["prompt"]) == side.job(HOLES[0]).task.prompt_ids
-    assert asked["n_ctx"] == 128
+    filled = rivals.LlamaTwin(side.model, folder / "twin", "q8_0")(HOLES[0])
+    prompt = side.job(HOLES[0]).task.prompt_ids
+    assert fake.evaluated == [list(prompt), [60], [50]]
+    assert fake.banned == [0, *range(2, 48)]
+    threads = torch.get_num_threads()
+    assert [fake.asked[name] for name in ("n_ctx", "n_threads", "n_threads_batch")] == [128, threads, threads]
     assert (filled.text, filled.num_tokens, filled.nfe) == (side.model.tokenizer.decode([60, 50]), 2, 3)
+    assert 0 < filled.first_seconds < filled.seconds
+
+
+@pytest.mark.slow
+def test_llama_cpp_writes_what_the_engine_writes(script, sides: dict, folder: Path):
+    pytest.importorskip("llama_cpp", reason="checks against llama.cpp: pip install llama-cpp-python")
+    side = sides["twin"]
+    loop = importlib.import_module("engine_rivals").LlamaTwin(side.model, folder / "twin", "f32")
+    for item in HOLES:
+        ours, found = side.fill(item), loop(item)
+        assert (found.text, found.num_tokens, found.nfe) == (ours.text, ours.num_tokens, ours.nfe)
+
+
+def test_what_is_not_installed_is_left_out_with_its_remedy(script, sides: dict, folder: Path, monkeypatch):
+    rivals = importlib.import_module("engine_rivals")
+    monkeypatch.setattr(rivals.importlib.util, "find_spec", lambda name: None)
+    loops, left_out = rivals.rivals(sides["twin"].model, folder / "twin", "cpu", torch.float32)
+    assert loops == {}
+    assert [each.partition(":")[0] for each in left_out] == ["transformers", "llama.cpp"]
+    assert all("pip install" in each for each in left_out)
+
+
+def test_the_first_forward_is_told_from_later_ones(script):
+    speed = importlib.import_module("speed")
+    rounds = [[speed.Filled("", 2, 3, 0.5, first) for first in (0.1, 0.3)] for _ in range(3)]
+    assert speed.split(rounds) == (pytest.approx(200), pytest.approx(150))
+    assert speed.split([[speed.Filled("", 2, 3, 0.5)]]) == (None, None)
+    assert speed.split([[speed.Filled("", 0, 1, 0.5, 0.5)]]) == (None, None)
 
 
 @pytest.mark.slow
@@ -174,9 +237,12 @@ def test_rivals_write_what_the_engine_writes(script: types.ModuleType, folder: P
     code, _ = run(script, folder, "--only", "speed", "--out", out)
     assert code == 0
     loops = {row["loop"]: row for row in json.loads(out.read_text())["speed"]["loops"]}
-    assert set(loops) == {"diffusion, in place", "diffusion, psm", "twin", script.CACHED, script.GENERATE}
+    rivals = importlib.import_module("engine_rivals")
+    names = {"twin", rivals.CACHED, rivals.GENERATE}
+    assert {"diffusion, in place", "diffusion, psm", *names} <= set(loops)
     assert loops["twin"]["times_twin"] == 1.0
-    assert len({loops[name]["nfe_per_item"] for name in ("twin", script.CACHED, script.GENERATE)}) == 1
+    assert 0 < loops["twin"]["ms_per_later_forward"] < loops["twin"]["ms_per_item"]
+    assert len({loops[name]["nfe_per_item"] for name in names}) == 1
 
 
 @pytest.mark.slow

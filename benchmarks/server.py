@@ -1,0 +1,186 @@
+r"""The HTTP server, measured: what it adds to the engine, latency under load, hang-ups, start-up.
+
+Examples:
+  python benchmarks/server.py --model quicksilver-coder --out runs/server.json
+  python benchmarks/server.py --items 40 --rounds 5 --threads 1 --out runs/server.json
+
+HTTP and engine take turns over the same single-line holes (HumanEval), with the same seeds; the engine runs in this
+process, the server in its own. Latency is that of prefix-suffix-middle fills behind one long prefix, which is cached
+after the first.
+"""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import numpy as np
+import torch
+import typer
+from common import CONTEXT, Subject, Suite, finish, markdown_table, progress, reported_errors, verbatim
+
+from quicksilver.api import DecodingOptions, InfillRequest, Model
+from quicksilver.errors import EngineError
+from quicksilver.evaluation.provenance import environment
+from quicksilver.evaluation.suites import InfillItem
+
+CONCURRENCY = (1, 4, 16)
+PREFIX_TOKENS = 400
+"""The bundled model's context of 512 has no room for a thousand."""
+MAX_HOLE = 24
+_COMMAND = (sys.executable, "-c", "import sys; from quicksilver.cli.main import main; sys.exit(main())")
+
+
+def main(
+    model: Annotated[str, typer.Option(help="Bundled model or checkpoint folder.")] = "quicksilver-coder",
+    out: Annotated[Path, typer.Option(help="JSON report; a Markdown table beside it.")] = Path("runs/server.json"),
+    items: Annotated[int, typer.Option(help="Holes.")] = 20,
+    rounds: Annotated[int, typer.Option(help="Turns over the holes.")] = 3,
+    requests: Annotated[int, typer.Option(help="Requests for each number of concurrent ones.")] = 96,
+    threads: Annotated[int, typer.Option(help="Threads of the engine, here and in the server.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the choice of holes.")] = 0,
+) -> None:
+    """Measure a server."""
+    torch.set_num_threads(threads)
+    subject = Subject(
+        model=model, suite=Suite.HUMANEVAL, tokens=None, items=items, context=CONTEXT, seed=seed, device="cpu"
+    )
+    with reported_errors():
+        loaded, holes = subject.load(), subject.holes()
+        with server(model, threads) as (url, start_seconds), httpx.Client(base_url=url, timeout=120) as client:
+            ratio = overhead(client, loaded, holes, rounds)
+            latency = {count: latencies(url, loaded, holes, count, requests) for count in CONCURRENCY}
+            freed = [hang_up(client) for _ in range(10)]
+    report = {
+        **subject.about(),
+        **environment(),
+        "overhead": ratio,
+        "latency_ms": latency,
+        "freed_ms": {"median": statistics.median(freed), "max": max(freed)},
+        "start_seconds": start_seconds,
+    }
+    rows = [
+        [
+            "HTTP ÷ engine alone, single-line fill",
+            f"{ratio['ratio']:.2f} ({ratio['http_ms']:.1f} over {ratio['engine_ms']:.1f} ms)",
+        ],
+        *(
+            [
+                f"{count} at once, warm prefix: p50, p95, p99 ms; fills/s",
+                ", ".join(f"{value:.0f}" for value in found[:3]) + f"; {found[3]:.1f}",
+            ]
+            for count, found in latency.items()
+        ),
+        ["hang-up to freed pages, median and most of 10, ms", f"{statistics.median(freed):.0f}, {max(freed):.0f}"],
+        ["start-up to ready, s", f"{start_seconds:.1f}"],
+    ]
+    finish(out, report, markdown_table(["what", "figure"], rows))
+
+
+@contextmanager
+def server(model: str, threads: int) -> Iterator[tuple[str, float]]:
+    """A server process: its URL, and the seconds until it took requests."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [*_COMMAND, "serve", "--model", model, "--port", "0"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )
+    try:
+        line = process.stderr.readline() if process.stderr else ""
+        found = re.search(r"http://\S+", line)
+        if found is None:
+            raise EngineError(f"the server did not start: {line}")
+        httpx.get(f"{found.group()}/health").raise_for_status()
+        yield found.group(), time.perf_counter() - started
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def overhead(client: httpx.Client, model: Model, holes: list[InfillItem], rounds: int) -> dict[str, float]:
+    """Milliseconds per fill over HTTP and by the engine alone, and the median over holes of their ratio."""
+    http: list[float] = []
+    alone: list[float] = []
+    most = model.spec.decoding.max_hole_length
+    with progress() as bar:
+        task = bar.add_task("overhead", total=rounds * len(holes), detail="")
+        for turn in range(rounds + 1):  # the first warms both up
+            for number, item in enumerate(holes):
+                order = [0, 1] if (turn + number) % 2 else [1, 0]
+                seconds = [0.0, 0.0]
+                for side in order:
+                    start = time.perf_counter()
+                    if side == 0:
+                        body = {"prompt": item.prefix, "suffix": item.suffix, "seed": number}
+                        client.post("/v1/fim/completions", json=body).raise_for_status()
+                    else:
+                        options = DecodingOptions(seed=number)
+                        model.run(
+                            InfillRequest(texts=(item.prefix, item.suffix), max_hole_length=most, options=options)
+                        )
+                    seconds[side] = time.perf_counter() - start
+                if turn:
+                    http.append(seconds[0] * 1000)
+                    alone.append(seconds[1] * 1000)
+                    bar.advance(task)
+    ratios = [one / other for one, other in zip(http, alone, strict=True)]
+    return {
+        "ratio": statistics.median(ratios),
+        "http_ms": statistics.median(http),
+        "engine_ms": statistics.median(alone),
+    }
+
+
+def latencies(url: str, model: Model, holes: list[InfillItem], concurrent: int, requests: int) -> list[float]:
+    """p50, p95 and p99 in milliseconds of fills behind one cached prefix, and fills per second."""
+    source = "".join(item.prefix for item in holes)
+    prefix = model.tokenizer.decode(model.tokenizer.encode(source)[:PREFIX_TOKENS])
+    seconds: list[float] = []
+    with httpx.Client(base_url=url, timeout=300) as client:
+
+        def fill(number: int) -> float:
+            start = time.perf_counter()
+            body = {
+                "template": f"{prefix}\n    x{number} = <FILL>\n",
+                "layout": "psm",
+                "holes": [{"max_length": MAX_HOLE}],
+                "seed": number,
+            }
+            client.post("/v1/infill", json=body).raise_for_status()
+            return time.perf_counter() - start
+
+        fill(-1 % 1000)
+        start = time.perf_counter()
+        with ThreadPoolExecutor(concurrent) as pool:
+            seconds = list(pool.map(fill, range(requests)))
+        wall = time.perf_counter() - start
+    p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1000
+    return [float(p50), float(p95), float(p99), requests / wall]
+
+
+def hang_up(client: httpx.Client) -> float:
+    """Milliseconds from closing the connection of a running stream until the server holds no page for it."""
+    body = {"prompt": "def f(x):\n", "max_tokens": 256, "stream": True, "policy": "confidence_order"}
+    with client.stream("POST", "/v1/completions", json=body) as response:
+        lines = response.iter_lines()
+        next(lines)
+    start = time.perf_counter()
+    while True:
+        found = re.search(r"^quicksilver_pages_in_use (\S+)", client.get("/metrics").text, re.MULTILINE)
+        if found and float(found.group(1)) == 0:
+            return (time.perf_counter() - start) * 1000
+
+
+if __name__ == "__main__":
+    main.__doc__ = verbatim(__doc__)
+    typer.run(main)

@@ -1,0 +1,100 @@
+"""`quicksilver serve`: an OpenAI-compatible API for a model."""
+
+import sys
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from quicksilver.cli import options
+from quicksilver.cli.terminal import spinner
+from quicksilver.errors import ConfigError
+
+EXAMPLES = r"""quicksilver serve
+quicksilver serve --model runs/my-model/final --port 9000 --served-model-name gpt-4o mercury-coder
+quicksilver serve --host 0.0.0.0      # needs keys: quicksilver keys create NAME
+curl http://127.0.0.1:8080/v1/fim/completions -d '{"prompt": "def add(a, b):\n    return ", "suffix": "\n"}'"""
+
+
+class LogLevel(StrEnum):
+    """Least weight of what is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def command(
+    model: options.Model = options.DEFAULT_MODEL,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="N", help="Where to listen; 0 takes any free one.")] = 8080,
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A further name of the model; may be given several times.")
+    ] = None,
+    max_open: Annotated[int, typer.Option(metavar="N", help="Requests that wait or run; more are refused.")] = 256,
+    keys: Annotated[
+        bool | None,
+        typer.Option(help="Ask every caller for an API key. [default: only where other machines can reach the server]"),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Of keys and usage, as SQLAlchemy has it. [default: SQLite in QUICKSILVER_HOME]"
+        ),
+    ] = None,
+    price_input: Annotated[str, typer.Option(metavar="DOLLARS", help="Of a million input tokens.")] = "0",
+    price_cached: Annotated[str, typer.Option(metavar="DOLLARS", help="Of a million cached input tokens.")] = "0",
+    price_output: Annotated[str, typer.Option(metavar="DOLLARS", help="Of a million written tokens.")] = "0",
+    drain_seconds: Annotated[
+        float, typer.Option(metavar="S", help="How long a shutdown waits for accepted requests.")
+    ] = 30.0,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="What the log on stderr tells; info is a line of JSON per request.")
+    ] = LogLevel.INFO,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Let logs hold prompts and answers.")] = False,
+    device: options.Device = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI's routes, fill-in-the-middle, edits, and a playground in the browser."""
+    with spinner(f"loading {model} …"):
+        from quicksilver.api import load
+        from quicksilver.server.accounts import Prices
+        from quicksilver.server.app import create_app
+        from quicksilver.server.config import ServerConfig
+        from quicksilver.server.logs import start
+        from quicksilver.server.run import gate_for, serve
+
+        prices = Prices(
+            input=_dollars("--price-input", price_input),
+            cached=_dollars("--price-cached", price_cached),
+            output=_dollars("--price-output", price_output),
+        )
+        gate = gate_for(host, needs_keys=keys, database=database, prices=prices)
+        config = ServerConfig(
+            served_names=tuple(served_model_name or ()),
+            max_open=max_open,
+            drain_seconds=drain_seconds,
+            logs_prompts=log_prompts,
+        )
+        app = create_app(load(model, device=device), config, gate=gate, prices=prices)
+    start(log_level)
+    serve(app, host=host, port=port, on_ready=_greet)
+
+
+def _dollars(option: str, text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise ConfigError(f"{option} must be a number of dollars, got {text!r}") from error
+
+
+def _greet(url: str) -> None:
+    sys.stderr.write(
+        f"""quicksilver serves at {url}
+  playground  {url}/
+  try         curl {url}/v1/fim/completions -H 'content-type: application/json' \\
+                -d '{{"prompt": "def add(a, b):\\n    return ", "suffix": "\\n"}}'
+  stop        Ctrl+C
+"""
+    )

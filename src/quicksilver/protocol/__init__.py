@@ -1,0 +1,1 @@
+"""Wire types: what goes over HTTP, as pydantic models."""

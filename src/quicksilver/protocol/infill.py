@@ -1,0 +1,74 @@
+"""``POST /v1/infill``: a text with several holes."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from quicksilver.protocol.sampling import MaxTokens, SamplingFields
+from quicksilver.protocol.wire import CellFrame, TraceStep, Usage, Wire
+
+
+class HoleLimits(Wire):
+    """What is asked of one hole."""
+
+    length: MaxTokens | None = None
+    """Exact number of tokens."""
+    max_length: MaxTokens | None = None
+    draft: Annotated[str, Field(min_length=1)] | None = None
+    """Text to start from; the hole has its length."""
+
+
+class InfillRequest(SamplingFields):
+    """A template, and what is known of its holes."""
+
+    template: str
+    mark: Annotated[str, Field(min_length=1)] = "<FILL>"
+    holes: list[HoleLimits] | None = None
+    """In order; None: nothing is known of any."""
+    layout: Literal["in_place", "psm"] | None = None
+    draft_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    logprobs: bool = False
+
+
+class TokenConfidence(Wire):
+    """One written token."""
+
+    text: str
+    confidence: float
+    step: int
+
+
+class FilledHole(Wire):
+    """What was written in one hole."""
+
+    text: str
+    tokens: list[TokenConfidence]
+
+
+class InfillResponse(Wire):
+    """The whole text, and hole by hole."""
+
+    id: str
+    object: Literal["infill"] = "infill"
+    created: int
+    model: str
+    text: str
+    holes: list[FilledHole]
+    finish_reason: str
+    usage: Usage
+    trace: list[TraceStep] | None = None
+
+
+class InfillEvent(Wire):
+    """One event of a stream: draft, edit, commit, remask, resize, frame; then done with the response."""
+
+    type: Literal["draft", "edit", "commit", "remask", "resize", "frame", "done"]
+    hole: int | None = None
+    start: int | None = None
+    stop: int | None = None
+    added: int | None = None
+    texts: list[str] | None = None
+    confidence: list[float] | None = None
+    nfe: int | None = None
+    holes: list[list[CellFrame]] | None = None
+    response: InfillResponse | None = None

@@ -1,0 +1,1 @@
+"""The HTTP server: routes, streams, admission, metering, the playground."""

@@ -1,0 +1,95 @@
+"""``POST /v1/chat/completions``."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from quicksilver.api import GenerateRequest
+from quicksilver.errors import UsageError
+from quicksilver.protocol.chat import ChatChunk, ChatRequest, ChatResponse, Message, text_of
+from quicksilver.server.errors import ApiError, as_api_error, unsupported
+from quicksilver.server.generation import Work
+from quicksilver.server.routes._shared import ERRORS, ServiceOf, nth, run
+from quicksilver.server.sampling import decoding_options
+from quicksilver.server.service import Service
+from quicksilver.server.shapes import ChatShape
+
+router = APIRouter()
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": ChatChunk.model_json_schema()}}}
+}
+
+
+@router.post("/v1/chat/completions", response_model=ChatResponse, responses={**ERRORS, **_STREAM})
+async def chat(body: ChatRequest, http: Request, service: ServiceOf) -> Response:
+    """Continue a conversation."""
+    service.name(body.model)
+    _check_supported(body)
+    try:
+        requests, num_predicted = _requests(body, service)
+    except UsageError as error:
+        raise as_api_error(error, fields=frozenset(body.model_fields_set)) from error
+    shape = ChatShape(fields=body, tokenizer=service.model.tokenizer, has_logprobs=bool(body.logprobs))
+    work = Work(
+        http=http, fields=body, requests=requests, shape=shape, num_per_prompt=body.n, num_predicted=num_predicted
+    )
+    return await run(service, work)
+
+
+def _check_supported(body: ChatRequest) -> None:
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
+    if body.top_logprobs:
+        raise unsupported(
+            "top_logprobs",
+            "alternatives to the written tokens are not kept; send top_logprobs 0 for the written tokens alone",
+        )
+    wants_tool = body.tool_choice not in (None, "auto", "none")
+    is_strict = any(tool.function.strict for tool in body.tools or [])
+    if wants_tool or is_strict:
+        raise unsupported(
+            "tool_choice" if wants_tool else "tools",
+            "tool calls cannot be enforced yet: constrained decoding is not built; tool_choice may be auto or none",
+        )
+    form = body.response_format
+    if form is not None and form.type == "json_schema" and form.json_schema is None:
+        raise ApiError(400, "response_format of type json_schema needs json_schema", param="response_format")
+    if form is not None and form.type != "text":
+        raise unsupported(
+            "response_format",
+            f"response_format {form.type} cannot be enforced yet: constrained decoding is not built",
+        )
+
+
+def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest], int]:
+    if service.template is None:
+        raise ApiError(
+            400,
+            f"{service.names[0]} has no chat template; use /v1/completions",
+            param="messages",
+            code="chat_template_missing",
+        )
+    prompt = service.template.encode([_turn(message) for message in body.messages])
+    draft = _content(body.prediction.content, "prediction") if body.prediction else None
+    options = decoding_options(body, service.model)
+    num_predicted = len(service.model.tokenizer.encode(draft)) if draft else 0
+    return [
+        GenerateRequest(
+            prompt_ids=prompt, max_tokens=body.token_limit, draft=draft or None, options=nth(options, index)
+        )
+        for index in range(body.n)
+    ], num_predicted
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    return {"role": role, "content": _content(message.content, "messages")}
+
+
+def _content(content: Any, param: str) -> str:  # noqa: ANN401
+    try:
+        return text_of(content)
+    except ValueError as error:
+        raise unsupported(param, str(error)) from error

@@ -1,0 +1,180 @@
+"""``POST /v1/infill``: several holes, typed events."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+from sse_starlette import ServerSentEvent
+from starlette.responses import Response
+
+from quicksilver.api import (
+    Answer,
+    Commit,
+    Completion,
+    Done,
+    Draft,
+    Edit,
+    HoleOptions,
+    Remask,
+    Resize,
+    Snapshot,
+    StreamEvent,
+    split_template,
+)
+from quicksilver.api import InfillRequest as Infill
+from quicksilver.api.requests import parse_layout
+from quicksilver.errors import UsageError
+from quicksilver.protocol.infill import (
+    FilledHole,
+    HoleLimits,
+    InfillEvent,
+    InfillRequest,
+    InfillResponse,
+    TokenConfidence,
+)
+from quicksilver.protocol.wire import ErrorResponse
+from quicksilver.server import sse
+from quicksilver.server.errors import as_api_error
+from quicksilver.server.generation import (
+    Head,
+    account,
+    cell_frames,
+    collected,
+    finish_reason,
+    trace_of,
+    used_until_abort,
+)
+from quicksilver.server.metering import Permit
+from quicksilver.server.routes._shared import ERRORS, ServiceOf, count_input, most_output
+from quicksilver.server.sampling import decoding_options
+from quicksilver.server.service import ClientGoneError, Service, merged
+
+router = APIRouter()
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": InfillEvent.model_json_schema()}}}
+}
+
+
+@router.post("/v1/infill", response_model=InfillResponse, responses={**ERRORS, **_STREAM})
+async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Response:
+    """Fill all holes of a template; everything outside them stays as it is."""
+    head = Head.new(service, "infill-", body.model)
+    fields = frozenset(body.model_fields_set)
+    try:
+        request = _request(body, service)
+        permit = await http.app.state.gate.admit(
+            http, model=head.model, num_input=count_input(service, request), max_output=most_output(request)
+        )
+        try:
+            [answer] = await service.submit([request], has_snapshots=body.stream)
+        except BaseException:
+            permit.release()
+            raise
+    except UsageError as error:
+        raise as_api_error(error, fields=fields) from error
+    if body.stream:
+        return sse.respond(_events(service, permit, http, body, head, answer))
+    try:
+        [completion] = await collected(service, permit, http, [answer])
+    except ClientGoneError:
+        return Response(status_code=499)
+    response = await _response(service, permit, http, body, head, answer, completion)
+    return JSONResponse(response.model_dump(mode="json"))
+
+
+def _request(body: InfillRequest, service: Service) -> Infill:
+    return Infill(
+        texts=split_template(body.template, body.mark),
+        holes=None if body.holes is None else tuple(map(_hole, body.holes)),
+        layout=parse_layout(body.layout),
+        options=decoding_options(body, service.model, draft_threshold=body.draft_threshold),
+    )
+
+
+def _hole(limits: HoleLimits) -> HoleOptions:
+    return HoleOptions(length=limits.length, max_length=limits.max_length, draft=limits.draft)
+
+
+async def _response(
+    service: Service,
+    permit: Permit,
+    http: Request,
+    body: InfillRequest,
+    head: Head,
+    answer: Answer,
+    completion: Completion,
+) -> InfillResponse:
+    usage = await account(service, permit, http.state.note, [answer], [completion])
+    return InfillResponse(
+        id=head.id,
+        created=head.created,
+        model=head.model,
+        text=completion.text,
+        holes=[
+            FilledHole(
+                text=hole.text,
+                tokens=[TokenConfidence(text=t.text, confidence=t.confidence, step=t.step) for t in hole.tokens],
+            )
+            for hole in completion.holes
+        ],
+        finish_reason=finish_reason(completion),
+        usage=usage,
+        trace=trace_of(completion, body),
+    )
+
+
+async def _events(
+    service: Service, permit: Permit, http: Request, body: InfillRequest, head: Head, answer: Answer
+) -> AsyncIterator[ServerSentEvent]:
+    started, has_text, is_settled = time.monotonic(), False, False
+    try:
+        async with aclosing(merged([answer])) as events:
+            async for _, event in events:
+                if isinstance(event, Commit) and not has_text:
+                    has_text = True
+                    service.metrics.first_text.labels("/v1/infill").observe(time.monotonic() - started)
+                if isinstance(event, Done):
+                    response = await _response(service, permit, http, body, head, answer, event.completion)
+                    is_settled = True
+                    yield _told(InfillEvent(type="done", response=response))
+                else:
+                    yield _told(_wire(event))
+    except Exception as error:  # noqa: BLE001  # the status has been sent: told as an event
+        yield sse.event(ErrorResponse(error=as_api_error(error).body))
+    finally:
+        if not is_settled:
+            service.metrics.aborts.inc()
+            with anyio.CancelScope(shield=True):
+                await permit.settle(await used_until_abort([answer]), "aborted")
+    yield sse.END
+
+
+def _told(event: InfillEvent) -> ServerSentEvent:
+    return sse.event(event, exclude_none=True)
+
+
+def _wire(event: StreamEvent) -> InfillEvent:
+    match event:
+        case Draft() | Edit():
+            return InfillEvent(
+                type="draft" if isinstance(event, Draft) else "edit",
+                hole=event.hole,
+                start=event.start,
+                stop=event.stop,
+                texts=list(event.texts),
+                confidence=list(event.confidence),
+            )
+        case Commit() | Remask():
+            kind = "commit" if isinstance(event, Commit) else "remask"
+            return InfillEvent(type=kind, hole=event.hole, start=event.start, stop=event.stop)
+        case Resize():
+            return InfillEvent(type="resize", hole=event.hole, start=event.start, added=event.added)
+        case Snapshot():
+            return InfillEvent(type="frame", nfe=event.nfe, holes=list(map(cell_frames, event.holes)))
+        case _:
+            raise TypeError(f"no wire form for {type(event).__name__}")
