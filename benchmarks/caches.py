@@ -26,7 +26,7 @@ from common import default_layout, finish, load_model, markdown_table, progress,
 from lengths import code_lines
 from policies import GRID
 
-from quicksilver.api import InfillLayout, InfillRequest, Model
+from quicksilver.api import InfillLayout, Model
 from quicksilver.decoding import Policy
 from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
@@ -83,11 +83,14 @@ def main(
     policy: Annotated[list[str] | None, typer.Option(help="May be repeated; default: the checkpoint's.")] = None,
     items: Annotated[int, typer.Option(help="Lines of code.")] = 120,
     at_once: Annotated[int, typer.Option(help="Also fill so many holes together; 0: do not.")] = 0,
+    length: Annotated[str, typer.Option(help="unknown or given.")] = "unknown",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the lines and the decoding.")] = 0,
 ) -> None:
     """Measure and report."""
     with reported_errors():
+        if length not in ("unknown", "given"):
+            raise ConfigError(f"length must be unknown or given, not {length!r}")
         torch.set_num_threads(threads)
         loaded, lines = load_model(model, "cpu"), code_lines(tokens, items, seed)
         fillers = {
@@ -95,17 +98,18 @@ def main(
             for each in policy or [DEFAULT_POLICY]
             for name in cache or CACHES
         }
+        is_given = length == "given"
         if twin is not None:
             options = ExactPolicy(exact_policy=None, seed=seed)
             fillers[TWIN] = ModelFiller(model=load_model(twin, "cpu"), layout=InfillLayout.PSM, options=options)
         with progress() as bar:
             task = bar.add_task("holes", total=(len(lines) + 1) * len(fillers), detail="")
-            fill_in_turns(fillers, lines[:1], lambda: bar.advance(task))  # warms up
-            runs = fill_in_turns(fillers, lines, lambda: bar.advance(task))
-            together = fill_at_once(fillers, lines, at_once) if at_once else {}
+            fill_in_turns(fillers, lines[:1], is_given, lambda: bar.advance(task))  # warms up
+            runs = fill_in_turns(fillers, lines, is_given, lambda: bar.advance(task))
+            together = fill_at_once(fillers, lines, is_given, at_once) if at_once else {}
         figures = [figures_of(name, each, runs[next(iter(runs))], together.get(name)) for name, each in runs.items()]
         about = {"model": model, "twin": twin, "items": items, "seed": seed, "split": "validation", "threads": threads}
-        about["at_once"] = at_once
+        about |= {"at_once": at_once, "length": length}
         about |= {"environment": environment(), "settings": [asdict(each) for each in figures]}
         about["runs"] = {name: [asdict(run) for run in each] for name, each in runs.items()}
         finish(out, about, table(figures))
@@ -129,7 +133,7 @@ def policy_of(text: str) -> Policy | None:
 
 
 def fill_in_turns(
-    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], advance: Callable[[], None]
+    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], is_length_given: bool, advance: Callable[[], None]
 ) -> dict[str, list[Run]]:
     """What every setting wrote, in the order of the items."""
     runs: dict[str, list[Run]] = {name: [] for name in fillers}
@@ -137,23 +141,30 @@ def fill_in_turns(
     for number, item in enumerate(items):
         for turn in range(len(names)):
             name = names[(turn + number) % len(names)]
-            runs[name].append(fill(fillers[name], item))
+            runs[name].append(fill(fillers[name], item, is_length_given))
             advance()
     return runs
 
 
-def fill(filler: ModelFiller, item: InfillItem) -> Run:
-    """One hole whose length is not told."""
-    request = InfillRequest(texts=(item.prefix, item.suffix), layout=filler.layout, options=filler.options)
-    done = filler.model.run(request)
+def length_of(filler: ModelFiller, item: InfillItem) -> int:
+    """Of the reference, in the filler's tokens."""
+    return max(filler.count_tokens(item.middle), 1)
+
+
+def fill(filler: ModelFiller, item: InfillItem, is_length_given: bool) -> Run:
+    """One hole."""
+    length = length_of(filler, item)
+    done = filler.fill(item.prefix, item.suffix, length if is_length_given else None)
     return Run(
-        result=judge(item, done, max(filler.count_tokens(item.middle), 1)),
+        result=judge(item, done, length),
         num_stale_forwards=done.num_stale_forwards,
         num_stale_rows=done.num_stale_rows,
     )
 
 
-def fill_at_once(fillers: dict[str, ModelFiller], items: Sequence[InfillItem], count: int) -> dict[str, float]:
+def fill_at_once(
+    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], is_length_given: bool, count: int
+) -> dict[str, float]:
     """Milliseconds per hole with ``count`` requests in the engine, setting by setting for every group of items."""
     seconds = dict.fromkeys(fillers, 0.0)
     groups = [items[at : at + count] for at in range(0, len(items) - count + 1, count)]
@@ -163,7 +174,7 @@ def fill_at_once(fillers: dict[str, ModelFiller], items: Sequence[InfillItem], c
         for name, each in fillers.items():
             requests = [
                 each.model.engine_request(
-                    InfillRequest(texts=(item.prefix, item.suffix), layout=each.layout, options=each.options)
+                    each.request(item.prefix, item.suffix, length_of(each, item) if is_length_given else None)
                 )
                 for item in group
             ]
