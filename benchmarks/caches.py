@@ -3,7 +3,7 @@ r"""What stale rows cost and bring in place: every cache and policy on the same 
 Validation, not the public test: what is chosen here may become a default.
 
 Examples:
-  python benchmarks/caches.py --tokens data/corpus --items 120 --threads 1 --out runs/caches.json
+  python benchmarks/caches.py --tokens data/corpus --items 120 --at-once 16 --out runs/caches.json
   python benchmarks/caches.py --tokens data/corpus --cache dual --policy confidence_threshold:0.7 \
       --policy entropy_bound:0.3 --policy fixed_steps:6 --twin quicksilver-coder-ar --out runs/policies.json
 
@@ -13,7 +13,8 @@ an order that rotates, so that a busy machine slows all of them. The first setti
 """
 
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,7 @@ from common import default_layout, finish, load_model, markdown_table, progress,
 from lengths import code_lines
 from policies import GRID
 
-from quicksilver.api import InfillLayout, InfillRequest, Model
+from quicksilver.api import InfillLayout, Model
 from quicksilver.decoding import Policy
 from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
@@ -61,6 +62,8 @@ class Figures:
     stale_rows: float
     """Per hole."""
     ms_per_hole: float
+    ms_per_hole_at_once: float | None
+    """With ``--at-once`` requests in the engine; None: not measured."""
     times_faster: float
     """Seconds of the first setting over seconds of this one, both summed over holes."""
     more_exact: Interval
@@ -79,11 +82,15 @@ def main(
     cache: Annotated[list[str] | None, typer.Option(help=f"May be repeated; default: {', '.join(CACHES)}.")] = None,
     policy: Annotated[list[str] | None, typer.Option(help="May be repeated; default: the checkpoint's.")] = None,
     items: Annotated[int, typer.Option(help="Lines of code.")] = 120,
+    at_once: Annotated[int, typer.Option(help="Also fill so many holes together; 0: do not.")] = 0,
+    length: Annotated[str, typer.Option(help="unknown or given.")] = "unknown",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the lines and the decoding.")] = 0,
 ) -> None:
     """Measure and report."""
     with reported_errors():
+        if length not in ("unknown", "given"):
+            raise ConfigError(f"length must be unknown or given, not {length!r}")
         torch.set_num_threads(threads)
         loaded, lines = load_model(model, "cpu"), code_lines(tokens, items, seed)
         fillers = {
@@ -91,15 +98,18 @@ def main(
             for each in policy or [DEFAULT_POLICY]
             for name in cache or CACHES
         }
+        is_given = length == "given"
         if twin is not None:
             options = ExactPolicy(exact_policy=None, seed=seed)
             fillers[TWIN] = ModelFiller(model=load_model(twin, "cpu"), layout=InfillLayout.PSM, options=options)
         with progress() as bar:
             task = bar.add_task("holes", total=(len(lines) + 1) * len(fillers), detail="")
-            fill_in_turns(fillers, lines[:1], lambda: bar.advance(task))  # warms up
-            runs = fill_in_turns(fillers, lines, lambda: bar.advance(task))
-        figures = [figures_of(name, each, runs[next(iter(runs))]) for name, each in runs.items()]
+            fill_in_turns(fillers, lines[:1], is_given, lambda: bar.advance(task))  # warms up
+            runs = fill_in_turns(fillers, lines, is_given, lambda: bar.advance(task))
+            together = fill_at_once(fillers, lines, is_given, at_once) if at_once else {}
+        figures = [figures_of(name, each, runs[next(iter(runs))], together.get(name)) for name, each in runs.items()]
         about = {"model": model, "twin": twin, "items": items, "seed": seed, "split": "validation", "threads": threads}
+        about |= {"at_once": at_once, "length": length}
         about |= {"environment": environment(), "settings": [asdict(each) for each in figures]}
         about["runs"] = {name: [asdict(run) for run in each] for name, each in runs.items()}
         finish(out, about, table(figures))
@@ -122,30 +132,59 @@ def policy_of(text: str) -> Policy | None:
     return known.get(text)
 
 
-def fill_in_turns(fillers: dict[str, ModelFiller], items: Sequence[InfillItem], advance) -> dict[str, list[Run]]:  # noqa: ANN001  # a callback without arguments
+def fill_in_turns(
+    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], is_length_given: bool, advance: Callable[[], None]
+) -> dict[str, list[Run]]:
     """What every setting wrote, in the order of the items."""
     runs: dict[str, list[Run]] = {name: [] for name in fillers}
     names = list(fillers)
     for number, item in enumerate(items):
         for turn in range(len(names)):
             name = names[(turn + number) % len(names)]
-            runs[name].append(fill(fillers[name], item))
+            runs[name].append(fill(fillers[name], item, is_length_given))
             advance()
     return runs
 
 
-def fill(filler: ModelFiller, item: InfillItem) -> Run:
-    """One hole whose length is not told."""
-    request = InfillRequest(texts=(item.prefix, item.suffix), layout=filler.layout, options=filler.options)
-    done = filler.model.run(request)
+def length_of(filler: ModelFiller, item: InfillItem) -> int:
+    """Of the reference, in the filler's tokens."""
+    return max(filler.count_tokens(item.middle), 1)
+
+
+def fill(filler: ModelFiller, item: InfillItem, is_length_given: bool) -> Run:
+    """One hole."""
+    length = length_of(filler, item)
+    done = filler.fill(item.prefix, item.suffix, length if is_length_given else None)
     return Run(
-        result=judge(item, done, max(filler.count_tokens(item.middle), 1)),
+        result=judge(item, done, length),
         num_stale_forwards=done.num_stale_forwards,
         num_stale_rows=done.num_stale_rows,
     )
 
 
-def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run]) -> Figures:
+def fill_at_once(
+    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], is_length_given: bool, count: int
+) -> dict[str, float]:
+    """Milliseconds per hole with ``count`` requests in the engine, setting by setting for every group of items."""
+    seconds = dict.fromkeys(fillers, 0.0)
+    groups = [items[at : at + count] for at in range(0, len(items) - count + 1, count)]
+    if not groups:
+        raise ConfigError(f"{count} holes at once need as many items, got {len(items)}")
+    for group in groups:
+        for name, each in fillers.items():
+            requests = [
+                each.model.engine_request(
+                    each.request(item.prefix, item.suffix, length_of(each, item) if is_length_given else None)
+                )
+                for item in group
+            ]
+            start = time.perf_counter()
+            each.model.engine.run(requests)
+            seconds[name] += time.perf_counter() - start
+    return {name: 1000 * total / (count * len(groups)) for name, total in seconds.items()}
+
+
+def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run], ms_per_hole_at_once: float | None) -> Figures:
     """Sum up one setting."""
     results, base = [run.result for run in runs], [run.result for run in first]
     summary = summarise(results)
@@ -163,6 +202,7 @@ def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run]) -> Figures:
         stale_forwards=statistics.mean(run.num_stale_forwards for run in runs),
         stale_rows=statistics.mean(run.num_stale_rows for run in runs),
         ms_per_hole=1000 * summary.seconds / len(runs),
+        ms_per_hole_at_once=ms_per_hole_at_once,
         times_faster=sum(each.seconds for each in base) / summary.seconds,
         more_exact=more("is_exact"),
         more_parse=more("parses"),
@@ -174,7 +214,7 @@ def table(figures: Sequence[Figures]) -> str:
     """One row per setting."""
     header = (
         "setting", "exact match", "parse rate", "length error", "NFE", "stale forwards", "stale rows", "ms/hole",
-        "x first", "exact - first", "parse - first", "same text",
+        "at once", "x first", "exact - first", "parse - first", "same text",
     )  # fmt: skip
     rows = [
         (
@@ -186,6 +226,7 @@ def table(figures: Sequence[Figures]) -> str:
             f"{f.stale_forwards:.2f}",
             f"{f.stale_rows:.0f}",
             f"{f.ms_per_hole:.0f}",
+            "" if f.ms_per_hole_at_once is None else f"{f.ms_per_hole_at_once:.0f}",
             f"{f.times_faster:.2f}",
             f.more_exact,
             f.more_parse,

@@ -8,7 +8,8 @@ import pytest
 import quicksilver
 from quicksilver import decoding
 from quicksilver.api import Model
-from quicksilver.decoding import Hole, Result, SamplingParams, Text, final_result, make_policy
+from quicksilver.api.network import StaleRecompute
+from quicksilver.decoding import Cache, Hole, Result, SamplingParams, Text, final_result, make_policy
 from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.request import Continuation, Filling, Request
 
@@ -55,6 +56,23 @@ def test_the_engine_writes_what_the_reference_writes(model):
         expected = final_result(events)
         assert result.holes == expected.holes
         assert [entry.token_id for entry in result.trace] == [entry.token_id for entry in expected.trace]
+
+
+@pytest.mark.parametrize("cache", [Cache.PREFIX, Cache.DUAL, Cache.VICINITY])
+def test_the_engine_sees_stale_rows_as_the_reference_does(model, cache):
+    rng, requests = random.Random(4), []
+    for number in range(4):
+        sides = [Text(token_ids=tuple(rng.randint(40, 8000) for _ in range(60))) for _ in "ab"]
+        refresh_every = (None, 3)[number % 2]
+        params = SamplingParams(seed=number, temperature=float(number // 2), cache=cache, refresh_every=refresh_every)
+        template = (sides[0], Hole(length=14) if number % 2 else Hole(max_length=20), sides[1])
+        requests.append(Request(task=Filling(template=template), params=params))
+    reference = StaleRecompute(model.engine.denoiser, model.spec.prediction_shift)
+    for request, result in zip(requests, model.engine.run(requests), strict=True):
+        expected = final_result(decoding.infill(reference, model.spec, request.task.template, request.params))
+        assert result.holes == expected.holes
+        assert [entry.token_id for entry in result.trace] == [entry.token_id for entry in expected.trace]
+        assert result.num_stale_rows == expected.num_stale_rows > 0
 
 
 @pytest.mark.parametrize("row_budget", [256, 70])

@@ -9,9 +9,8 @@ The schedule is a function of the request's own steps. All rows are computed
 
 - at the first forward,
 - at every ``refresh_every``-th,
-- after positions have moved, because a hole changed its length. Turning the kept keys to their new positions would be
-  cheaper, but they would still be those of rows that saw a hole of another length, just when the length has become
-  right.
+- after positions have moved, because a hole changed its length. Turning the kept keys to their new positions would
+  spare that forward, but what is kept would be further from exact for all of the rest (docs/log.md).
 
 A row whose token has changed since it was computed is computed once more, wherever it stands: the keys of a token just
 written would else be those of the mask before it.

@@ -55,16 +55,18 @@ class ModelFiller:
         return len(self.model.tokenizer.encode(text))
 
     def fill(self, prefix: str, suffix: str, hole_length: int | None) -> Completion:
+        """See ``request``."""
+        return self.model.run(self.request(prefix, suffix, hole_length))
+
+    def request(self, prefix: str, suffix: str, hole_length: int | None) -> InfillRequest:
         """A given length is exact in place; in layout psm, where the model ends the hole itself, it is a limit."""
         is_in_place = self.layout is InfillLayout.IN_PLACE
-        return self.model.run(
-            InfillRequest(
-                texts=(prefix, suffix),
-                hole_length=hole_length if is_in_place else None,
-                max_hole_length=None if is_in_place else hole_length,
-                layout=self.layout,
-                options=self.options,
-            )
+        return InfillRequest(
+            texts=(prefix, suffix),
+            hole_length=hole_length if is_in_place else None,
+            max_hole_length=None if is_in_place else hole_length,
+            layout=self.layout,
+            options=self.options,
         )
 
 
