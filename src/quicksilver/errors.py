@@ -4,6 +4,7 @@ QuicksilverError
 ├── UsageError            the caller can mend it: bad value, bad input, missing file
 │   ├── ConfigError       a configuration value or combination is invalid
 │   ├── InputError        a prompt, template or file cannot be used
+│   ├── MergeError        an edit does not say for certain what becomes of the file
 │   └── CheckpointError   a model folder is missing, incomplete or contradicts itself
 ├── CorpusError           the corpus could not be rebuilt as pinned
 ├── EngineError           the engine's accounts are wrong, or a resource is spent
@@ -26,6 +27,10 @@ class ConfigError(UsageError):
 
 class InputError(UsageError):
     """A prompt, template or file cannot be used as given."""
+
+
+class MergeError(UsageError):
+    """An edit cannot be merged into its file without guessing or losing code; the message is the reason."""
 
 
 class CheckpointError(UsageError):
