@@ -1,5 +1,6 @@
 """Merge a lazy snippet into its file, by structure where it is Python and by lines elsewhere."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -22,6 +23,7 @@ from quicksilver.coding.apply.python_merge import merge_python
 from quicksilver.coding.apply.scopes import ElisionError, Scope, merge_elements
 from quicksilver.errors import MergeError
 
+_DEFINITION = re.compile(r"\s*(?:async\s+def|def|class)\b")
 _MIN_LETTERS = 6
 """Shorter lines stand twice in a file by chance."""
 _WHOLE_FILE_SHARE = 0.75
@@ -114,9 +116,13 @@ class _Task:
         return _checked(assembled(pieces, self.newline, self.original.endswith("\n")), self.original, self.snippet)
 
     def by_lines_after(self, fault: MergeError) -> Merge:
-        """The merge by lines where structure failed: only with markers, which say where they are, and nothing twice."""
+        """The merge by lines where structure failed, if nothing stands twice in it.
+
+        Definitions without a marker go by their names or nowhere.
+        """
         known = {key_of(line) for line in self.lines}
-        if not any(is_marker(line, known) for line in self.shown):
+        has_markers = any(is_marker(line, known) for line in self.shown)
+        if not has_markers and any(map(_DEFINITION.match, self.shown)):
             raise fault
         try:
             merged = self.checked(_merge_lines(self.lines, self.shown, self.newline))

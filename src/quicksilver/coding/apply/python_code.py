@@ -162,6 +162,14 @@ def parts_of(code: PythonCode, node: Definition) -> Parts:
     return Parts(start, decorators, signature, body, end)
 
 
+def docstring_end(node: Definition, parts: Parts) -> int:
+    """The line behind a definition's docstring; the body's first line where it has none."""
+    match node.body[0]:
+        case ast.Expr(value=ast.Constant(value=str()), end_lineno=int(end)):
+            return end
+    return parts.body
+
+
 def first_line(node: ast.stmt) -> int:
     decorators = node.decorator_list if isinstance(node, Definition) else []
     return min([node.lineno, *(decorator.lineno for decorator in decorators)]) - 1

@@ -14,6 +14,7 @@ from quicksilver.coding.apply.python_code import (
     Definition,
     Parts,
     PythonCode,
+    docstring_end,
     header_end,
     import_key,
     imported_names,
@@ -196,9 +197,14 @@ class _PythonMerge:
             return [*head[: len(head) - (shown.body - shown.signature)], *in_original_bytes(rest[1], rest[0])]
         if parts.body == parts.end or shown.body == shown.end:
             return self._by_lines(original, lines)
+        start, shown_start = docstring_end(node, parts), docstring_end(shown_node, shown)
+        docstring = self.shown.lines[shown.body : shown_start]
+        if start == parts.body or shown_start == shown.body or any(is_marker(line, known) for line in docstring):
+            start, shown_start, docstring = parts.body, shown.body, ()
         return [
             *head,
-            *self._by_lines(self.code.lines[parts.body : parts.end], self.shown.lines[shown.body : shown.end]),
+            *in_original_bytes(docstring, self.code.lines[parts.body : start]),
+            *self._by_lines(self.code.lines[start : parts.end], self.shown.lines[shown_start : shown.end]),
         ]
 
     def _head(self, parts: Parts, shown: Parts) -> list[Piece]:

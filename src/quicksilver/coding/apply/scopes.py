@@ -27,6 +27,8 @@ MergeItems = Callable[[Item, Item], list[Piece]]
 _DROP_PRICES = (1, 8)
 """An alignment that depends on what a dropped line costs is not determined."""
 _ASSIGNMENT = re.compile(r"\s*(?P<target>[\w.]+)(?:\s*:[^=]+)?\s*=(?!=)(?P<value>.*)")
+_LEAVING = re.compile(r"\s*(return|raise|break|continue|throw)\b")
+_HEAD = re.compile(r"\s*(?:else|elif|except|finally|case|default|def|class|async def|@|#|//|}|end)")
 _MANY_LINES = 10
 """So many lines are not dropped for fewer than half as many without asking."""
 
@@ -213,18 +215,18 @@ def _rendered(segments: Sequence[_Segment], scope: Scope, merge_items: MergeItem
 
 def _write_change(writer: Writer, segment: _Segment, before: _Segment | None, after: _Segment | None) -> None:
     new, dropped = new_lines(segment.new), lines_of(segment.dropped)
-    is_at_end, size = after is None, len(segment.new)
+    is_at_end = after is None
     if segment.dropped and _is_doubtful(segment, is_at_end):
         both = (*dropped, *new)
         writer.write(choose([both, new] if is_at_end and not new else [new, both]))
-    elif not segment.dropped and before and before.marker and _looks_replaced(before.kept[-size:], segment.new):
+    elif not segment.dropped and before and before.marker and (size := _num_replaced(before.kept, segment.new)):
         kept = lines_of(before.kept[-size:])
         del writer.pieces[-len(kept) :]
-        writer.write(list(new) if _is_moot(kept[-1], new[-1]) else choose([new, (*kept, *new)]))
-    elif not segment.dropped and after and after.marker and _looks_replaced(after.kept[:size], segment.new):
+        writer.write(list(new) if size == 1 and _is_moot(kept[-1], new) else choose([new, (*kept, *new)]))
+    elif not segment.dropped and after and after.marker and (size := _num_replaced_behind(segment.new, after.kept)):
         kept = lines_of(after.kept[:size])
         del after.kept[:size]
-        writer.write(list(new) if _is_moot(new[0], kept[0]) else choose([new, (*new, *kept)]))
+        writer.write(list(new) if size == 1 and _is_moot(new[-1], kept) else choose([new, (*new, *kept)]))
     else:
         writer.write(new)
 
@@ -255,9 +257,28 @@ def _is_doubtful(segment: _Segment, is_at_end: bool) -> bool:
     return num_dropped >= _MANY_LINES and 2 * num_code_lines(lines_of(segment.new)) < num_dropped
 
 
-def _looks_replaced(kept: Sequence[Item], new: Sequence[Item]) -> bool:
-    """Whether the new lines look like rewrites of as many kept ones beside them."""
-    return len(kept) == len(new) > 0 and all(
+def _num_replaced(kept: Sequence[Item], new: Sequence[Item]) -> int:
+    """How many of the last kept lines the new ones behind them seem to replace."""
+    if not kept or not new:
+        return 0
+    size = len(new)
+    if _are_rewrites(kept[-size:], new):
+        return size
+    return int(_is_dead_after(kept[-1].lines[-1], new[0].lines[0]) or _is_moot(kept[-1].lines[-1], new[0].lines))
+
+
+def _num_replaced_behind(new: Sequence[Item], kept: Sequence[Item]) -> int:
+    """How many of the first kept lines the new ones before them seem to replace."""
+    if not kept or not new:
+        return 0
+    size = len(new)
+    if _are_rewrites(kept[:size], new):
+        return size
+    return int(_is_dead_after(new[-1].lines[-1], kept[0].lines[0]) or _is_moot(new[-1].lines[-1], kept[0].lines))
+
+
+def _are_rewrites(kept: Sequence[Item], new: Sequence[Item]) -> bool:
+    return len(kept) == len(new) and all(
         one.kind is other.kind is Kind.LINE
         and not one.is_blank
         and not other.is_blank
@@ -266,13 +287,18 @@ def _looks_replaced(kept: Sequence[Item], new: Sequence[Item]) -> bool:
     )
 
 
-def _is_moot(first: str, second: str) -> bool:
-    """Whether two lines that follow each other make one of them dead: one target set twice, or two returns."""
-    if indent_of(first) != indent_of(second):
-        return False
-    if first.lstrip().startswith("return") and second.lstrip().startswith("return"):
-        return True
+def _is_dead_after(first: str, second: str) -> bool:
+    """Whether a line that leaves the block makes the next one dead."""
+    return bool(_LEAVING.match(first)) and indent_of(first) == indent_of(second) and not _HEAD.match(second)
+
+
+def _is_moot(first: str, following: Sequence[str]) -> bool:
+    """Whether one of two neighbours is certainly meant to go: both leave the block, or set the same name anew."""
+    second = following[0]
+    if _is_dead_after(first, second):
+        keywords = {match[1] for line in (first, following[-1]) if (match := _LEAVING.match(line))}
+        return len(keywords) == 1 and bool(_LEAVING.match(following[-1]))
     one, other = _ASSIGNMENT.match(first), _ASSIGNMENT.match(second)
-    if one is None or other is None or one["target"] != other["target"]:
+    if indent_of(first) != indent_of(second) or one is None or other is None or one["target"] != other["target"]:
         return False
     return not re.search(rf"(?<![\w.]){re.escape(one['target'])}(?!\w)", other["value"])
