@@ -5,6 +5,7 @@ QuicksilverError
 │   ├── ConfigError       a configuration value or combination is invalid
 │   ├── InputError        a prompt, template or file cannot be used
 │   │   └── ContextLengthError  it is longer than the model's context
+│   ├── MergeError        an edit does not say for certain what becomes of the file
 │   └── CheckpointError   a model folder is missing, incomplete or contradicts itself
 ├── CorpusError           the corpus could not be rebuilt as pinned
 ├── AccessError           a request is refused for whose it is, not for what it asks
@@ -37,6 +38,10 @@ class InputError(UsageError):
 
 class ContextLengthError(InputError):
     """A request takes more positions than the model's context has."""
+
+
+class MergeError(UsageError):
+    """An edit cannot be merged into its file without guessing or losing code; the message is the reason."""
 
 
 class CheckpointError(UsageError):
