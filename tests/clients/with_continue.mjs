@@ -56,6 +56,23 @@ const reply = edit.choices[0].message.content;
 assert.ok(reply.startsWith("```\n"));
 assert.ok(reply.endsWith("\n```"));
 
+const APPLY = `<|original_code|>
+def area(r):
+    width = r
+    return width * r
+<|/original_code|>
+
+<|update_snippet|>
+def area(r):
+    # ... existing code ...
+    return 3 * width * r
+<|/update_snippet|>
+<|!@#IS_APPLY!@#|>`;
+const asked = { model: MODEL, messages: [{ role: "user", content: APPLY }], stream: true };
+let applied = "";
+for await (const chunk of inception.chatCompletionStream(asked, signal)) applied += chunk.choices[0].delta.content ?? "";
+assert.equal(applied, "def area(r):\n    width = r\n    return 3 * width * r");
+
 const before = await numAborted();
 const hangUp = new AbortController();
 const slow = { model: MODEL, prompt: "x = [", max_tokens: 200, policy: "confidence_order", stream: true };

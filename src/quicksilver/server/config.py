@@ -16,6 +16,8 @@ class ServerConfig:
     """Prompts of one completions request."""
     max_open: int = 256
     """Requests that wait or run; more are refused with 503."""
+    merge_seconds: float = 10.0
+    """Longest merge of an apply request; a longer one is refused."""
     drain_seconds: float = 30.0
     """How long a shutdown waits for accepted requests."""
     retry_after_seconds: float = 1.0
@@ -27,5 +29,7 @@ class ServerConfig:
         for name in ("max_body_bytes", "max_prompts", "max_open"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.merge_seconds > 0:
+            raise ConfigError(f"merge_seconds must be positive, got {self.merge_seconds}")
         if not self.drain_seconds >= 0:
             raise ConfigError(f"drain_seconds must not be negative, got {self.drain_seconds}")

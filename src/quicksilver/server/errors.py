@@ -8,7 +8,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from quicksilver.errors import ConfigError, ContextLengthError, EngineError, OverloadedError, StorageError, UsageError
+from quicksilver.errors import (
+    ConfigError,
+    ContextLengthError,
+    EngineError,
+    MergeError,
+    OverloadedError,
+    StorageError,
+    UsageError,
+)
 from quicksilver.protocol.wire import ErrorBody, ErrorResponse
 from quicksilver.server.logs import log
 
@@ -75,6 +83,8 @@ def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retr
             # Clients that shorten what they send know the case by OpenAI's words, not by the code.
             message = f"{error}; this model's maximum context length is exceeded"
             return ApiError(400, message, param="prompt", code="context_length_exceeded")
+        case MergeError():
+            return ApiError(422, str(error), param="messages", code="merge_refused")
         case ConfigError():
             return ApiError(400, str(error), param=_named(str(error), fields), code="invalid_value")
         case UsageError():

@@ -205,6 +205,23 @@ async def account(
     return usage
 
 
+def read_usage(*, num_prompt: int, num_written: int, nfe: int) -> EngineUsage:
+    """What a request took that only reads, beside the engine."""
+    return EngineUsage(
+        nfe=nfe,
+        num_forwards=nfe,
+        num_written=num_written,
+        num_edits=0,
+        num_prompt=num_prompt,
+        num_cached=0,
+        num_preemptions=0,
+        num_stale_forwards=0,
+        num_stale_rows=0,
+        queue_seconds=0.0,
+        seconds=0.0,
+    )
+
+
 def finish_reason(completion: Completion) -> str:
     """OpenAI's word for how an answer ended."""
     return "stop" if completion.finish_reason in _STOPPED else "length"

@@ -20,32 +20,7 @@ from quicksilver.server.tracing import Tracing
 from tests.serving import events, listening, wait_until
 from tests.tiny_checkpoints import save_tiny_checkpoint
 
-TEMPLATE = "<file>{% for message in messages %}{{ message.content }}\n{% endfor %}"
 SAMPLED = {"seed": 3, "temperature": 1.0}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-    (folder / "chat_template.jinja").write_text(TEMPLATE)
-    return quicksilver.load(folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """The same weights in an engine of their own, for what is compared while the server runs."""
-    return quicksilver.load(save_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny"), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def app(model):
-    return create_app(model, ServerConfig(served_names=("gpt-4o",), max_body_bytes=20_000, max_open=40))
-
-
-@pytest.fixture(scope="module")
-def client(app):
-    with listening(app) as url, httpx.Client(base_url=url, timeout=30) as client:
-        yield client
 
 
 def written(reference, prompt, max_tokens, **options):
@@ -345,6 +320,8 @@ def test_a_trace_is_returned_on_request(client):
 def test_the_log_tells_of_requests_and_not_of_prompts(client, caplog):
     with caplog.at_level("INFO", logger="quicksilver.server"):
         answer = post(client, "/v1/completions", prompt="SECRET = ", max_tokens=4, **SAMPLED)
+        # The line is written once the answer has been sent.
+        wait_until(lambda: any(record.getMessage() == "request" for record in caplog.records))
     [line] = [JsonLines().format(record) for record in caplog.records if record.getMessage() == "request"]
     told = json.loads(line)
     assert told["request_id"] == answer.headers["x-request-id"]

@@ -4,8 +4,19 @@ What the snippet leaves undetermined is a hole with candidates; what cannot be v
 """
 
 from quicksilver.coding.apply.checking import verify
+from quicksilver.coding.apply.choosing import Reading, choose_candidates, readings
 from quicksilver.coding.apply.merging import merge
 from quicksilver.coding.apply.pieces import Hole, Merge
 from quicksilver.coding.apply.prompt import ApplyPrompt, parse_apply
 
-__all__ = ["ApplyPrompt", "Hole", "Merge", "merge", "parse_apply", "verify"]
+__all__ = [
+    "ApplyPrompt",
+    "Hole",
+    "Merge",
+    "Reading",
+    "choose_candidates",
+    "merge",
+    "parse_apply",
+    "readings",
+    "verify",
+]

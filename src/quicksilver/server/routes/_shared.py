@@ -4,13 +4,16 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillRequest
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS
 from quicksilver.errors import UsageError
+from quicksilver.protocol.chat import ChatChunk, text_of
+from quicksilver.protocol.completions import CompletionResponse, EditRequest
 from quicksilver.protocol.wire import ErrorResponse
-from quicksilver.server.errors import as_api_error
+from quicksilver.server.errors import ApiError, as_api_error, unsupported
 from quicksilver.server.generation import Work, answer
 from quicksilver.server.service import Service
 
@@ -28,6 +31,14 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     )
 }
 """What every generating route may answer instead."""
+
+
+def _stream_of(body: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {"text/event-stream": {"schema": body.model_json_schema()}}}}
+
+
+TEXT_STREAM = _stream_of(CompletionResponse)
+CHAT_STREAM = _stream_of(ChatChunk)
 
 
 def _service(request: Request) -> Service:
@@ -75,3 +86,18 @@ def most_output(request: GenerateRequest | InfillRequest) -> int:
 def nth(options: DecodingOptions, index: int) -> DecodingOptions:
     """The options of one of ``n`` choices: with a seed, choice i has seed + i, or all would be the same."""
     return options if options.seed is None else replace(options, seed=(options.seed + index) % 2**63)
+
+
+def user_text(body: EditRequest) -> str:
+    """The prompt: the last message of the user. Clients may send one of the system before it.
+
+    Raises:
+        ApiError: there is none, or its content is no text.
+    """
+    users = [message for message in body.messages if message.role == "user"]
+    if not users:
+        raise ApiError(400, "there is no message of role user", param="messages", code="invalid_value")
+    try:
+        return text_of(users[-1].content)
+    except ValueError as error:
+        raise unsupported("messages", str(error)) from error

@@ -7,22 +7,18 @@ from starlette.responses import Response
 
 from quicksilver.api import GenerateRequest
 from quicksilver.errors import UsageError
-from quicksilver.protocol.chat import ChatChunk, ChatRequest, ChatResponse, Message, text_of
+from quicksilver.protocol.chat import ChatRequest, ChatResponse, Content, Message, text_of
 from quicksilver.server.errors import ApiError, as_api_error, unsupported
 from quicksilver.server.generation import Work
-from quicksilver.server.routes._shared import ERRORS, ServiceOf, nth, run
+from quicksilver.server.routes._shared import CHAT_STREAM, ERRORS, ServiceOf, nth, run
 from quicksilver.server.sampling import decoding_options
 from quicksilver.server.service import Service
 from quicksilver.server.shapes import ChatShape
 
 router = APIRouter()
 
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": ChatChunk.model_json_schema()}}}
-}
 
-
-@router.post("/v1/chat/completions", response_model=ChatResponse, responses={**ERRORS, **_STREAM})
+@router.post("/v1/chat/completions", response_model=ChatResponse, responses={**ERRORS, **CHAT_STREAM})
 async def chat(body: ChatRequest, http: Request, service: ServiceOf) -> Response:
     """Continue a conversation."""
     service.name(body.model)
@@ -88,7 +84,7 @@ def _turn(message: Message) -> dict[str, Any]:
     return {"role": role, "content": _content(message.content, "messages")}
 
 
-def _content(content: Any, param: str) -> str:  # noqa: ANN401
+def _content(content: Content | None, param: str) -> str:
     try:
         return text_of(content)
     except ValueError as error:

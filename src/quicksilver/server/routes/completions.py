@@ -1,7 +1,6 @@
 """``POST /v1/completions`` and ``POST /v1/fim/completions``."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -9,7 +8,6 @@ from starlette.responses import Response
 
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillRequest
 from quicksilver.coding.dialects import parse_fim
-from quicksilver.engine.request import Usage as EngineUsage
 from quicksilver.errors import UsageError
 from quicksilver.protocol.completions import (
     CompletionChoice,
@@ -20,9 +18,9 @@ from quicksilver.protocol.completions import (
 )
 from quicksilver.protocol.wire import Usage
 from quicksilver.server.errors import ApiError, as_api_error, unsupported
-from quicksilver.server.generation import Head, Work
+from quicksilver.server.generation import Head, Work, read_usage
 from quicksilver.server.logprobs import prompt_logprobs
-from quicksilver.server.routes._shared import ERRORS, ServiceOf, nth, run
+from quicksilver.server.routes._shared import ERRORS, TEXT_STREAM, ServiceOf, nth, run
 from quicksilver.server.sampling import decoding_options
 from quicksilver.server.service import Service
 from quicksilver.server.shapes import TextShape
@@ -31,14 +29,11 @@ router = APIRouter()
 
 Prompt = str | tuple[int, ...]
 
-_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": CompletionResponse.model_json_schema()}}}
-}
 _NO_SUFFIX = frozenset({"", "<|endoftext|>"})
 """What clients send where nothing follows the cursor."""
 
 
-@router.post("/v1/completions", response_model=CompletionResponse, responses={**ERRORS, **_STREAM})
+@router.post("/v1/completions", response_model=CompletionResponse, responses={**ERRORS, **TEXT_STREAM})
 async def complete(body: CompletionRequest, http: Request, service: ServiceOf) -> Response:
     """Continue texts; with a suffix, or a prompt in an editor's fill-in-the-middle dialect, fill the hole."""
     service.name(body.model)
@@ -69,7 +64,7 @@ async def complete(body: CompletionRequest, http: Request, service: ServiceOf) -
     return await run(service, Work(http=http, fields=body, requests=requests, shape=shape, num_per_prompt=body.n))
 
 
-@router.post("/v1/fim/completions", response_model=CompletionResponse, responses={**ERRORS, **_STREAM})
+@router.post("/v1/fim/completions", response_model=CompletionResponse, responses={**ERRORS, **TEXT_STREAM})
 async def fim(body: FimRequest, http: Request, service: ServiceOf) -> Response:
     """Fill the hole between prompt and suffix."""
     service.name(body.model)
@@ -149,19 +144,7 @@ async def _scored(
     num_input = sum(len(score.tokens) for score in scores)
     head = Head.new(service, "cmpl-", body.model)
     permit = await http.app.state.gate.admit(http, model=head.model, num_input=num_input, max_output=0)
-    read = EngineUsage(
-        nfe=len(scores),
-        num_forwards=len(scores),
-        num_written=0,
-        num_edits=0,
-        num_prompt=num_input,
-        num_cached=0,
-        num_preemptions=0,
-        num_stale_forwards=0,
-        num_stale_rows=0,
-        queue_seconds=0.0,
-        seconds=0.0,
-    )
+    read = read_usage(num_prompt=num_input, num_written=0, nfe=len(scores))
     await permit.settle([read], "length")
     choices = [
         CompletionChoice(index=index, text=echo, finish_reason="length", logprobs=scores[index] if scores else None)

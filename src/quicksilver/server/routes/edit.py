@@ -14,11 +14,11 @@ from quicksilver.api import DecodingOptions, HoleOptions, InfillLayout
 from quicksilver.api import InfillRequest as Infill
 from quicksilver.coding.next_edit import NextEdit, fenced, parse_next_edit
 from quicksilver.errors import UsageError
-from quicksilver.protocol.chat import AssistantMessage, text_of
+from quicksilver.protocol.chat import AssistantMessage
 from quicksilver.protocol.completions import EditChoice, EditRequest, EditResponse
 from quicksilver.server.errors import ApiError, as_api_error, unsupported
 from quicksilver.server.generation import Head, account, collected
-from quicksilver.server.routes._shared import ERRORS, ServiceOf, count_input, most_output
+from quicksilver.server.routes._shared import ERRORS, ServiceOf, count_input, most_output, user_text
 from quicksilver.server.sampling import decoding_options
 from quicksilver.server.service import ClientGoneError, Service
 
@@ -64,21 +64,6 @@ async def edit(body: EditRequest, http: Request, service: ServiceOf) -> Response
         details={"changed": region != known.region.removesuffix("\n"), "kept_because": reason},
     )
     return JSONResponse(response.model_dump(mode="json"))
-
-
-def user_text(body: EditRequest) -> str:
-    """The prompt: the last message of the user. Clients may send one of the system before it.
-
-    Raises:
-        ApiError: there is none, or its content is no text.
-    """
-    users = [message for message in body.messages if message.role == "user"]
-    if not users:
-        raise ApiError(400, "there is no message of role user", param="messages", code="invalid_value")
-    try:
-        return text_of(users[-1].content)
-    except ValueError as error:
-        raise unsupported("messages", str(error)) from error
 
 
 def _request(known: NextEdit, options: DecodingOptions, service: Service) -> Infill:

@@ -63,6 +63,7 @@ _PARAMETERS = (
 @guarded.get("/v1/chat/completions/models", responses=ERRORS)
 @guarded.get("/v1/fim/completions/models", responses=ERRORS)
 @guarded.get("/v1/edit/completions/models", responses=ERRORS)
+@guarded.get("/v1/apply/completions/models", responses=ERRORS)
 async def models(http: Request, service: ServiceOf) -> ModelList:
     """All names of the served model."""
     prices = http.app.state.prices
