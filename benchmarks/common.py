@@ -73,6 +73,14 @@ def default_layout(model: Model) -> InfillLayout:
     return InfillLayout.PSM if is_ar or "in_place" not in model.spec.layouts else InfillLayout.IN_PLACE
 
 
+class Length(StrEnum):
+    """Whether the model is told how long a hole is; one-line: no, but its text ends at the first line end."""
+
+    UNKNOWN = "unknown"
+    ONE_LINE = "one-line"
+    GIVEN = "given"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
     """What is measured on what."""

@@ -32,6 +32,7 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON report, with a Markdown table beside it.")],
     items: Annotated[int, typer.Option(help="Lines of code.")] = 80,
     margin: Annotated[list[float] | None, typer.Option(help="Values to try; default: 0 to 1 in quarters.")] = None,
+    one_line: Annotated[bool, typer.Option("--one-line", help="End every hole at its first line end.")] = False,
     seed: Annotated[int, typer.Option(help="Of the lines.")] = 0,
 ) -> None:
     """Measure and report."""
@@ -44,13 +45,17 @@ def main(
             task = bar.add_task("lengths", total=len(margins) * len(lines), detail="")
             for each in margins:
                 filler = ModelFiller(
-                    model=with_margin(loaded, each), layout=default_layout(loaded), options=DecodingOptions(seed=seed)
+                    model=with_margin(loaded, each),
+                    layout=default_layout(loaded),
+                    options=DecodingOptions(seed=seed),
+                    is_one_line=one_line,
                 )
                 summaries[each] = summarise(
                     run_suite(filler, lines, is_length_given=False, on_item=lambda _: bar.advance(task))
                 )
         report = {str(each): summary.to_dict() for each, summary in summaries.items()}
-        about = {"model": model, "items": items, "seed": seed, "split": "validation", "environment": environment()}
+        about = {"model": model, "items": items, "seed": seed, "one_line": one_line, "split": "validation"}
+        about["environment"] = environment()
         finish(out, about | {"margins": report}, table(summaries))
 
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from common import (
     CONTEXT,
+    Length,
     Subject,
     Suite,
     default_layout,
@@ -88,7 +89,7 @@ def main(
     suite: Annotated[Suite, typer.Option(help="Which holes.")] = Suite.HUMANEVAL,
     tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for public-lines.")] = None,
     items: Annotated[int, typer.Option(help="Random items, the same for every policy.")] = 200,
-    length: Annotated[str, typer.Option(help="unknown or given.")] = "unknown",
+    length: Annotated[Length, typer.Option(help=Length.__doc__)] = Length.UNKNOWN,
     layout: Annotated[InfillLayout | None, typer.Option(help="Default: in_place where trained, else psm.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
     context: Annotated[int, typer.Option(help="Most tokens the model sees.")] = CONTEXT,
@@ -98,25 +99,24 @@ def main(
 ) -> None:
     """Measure and report."""
     with reported_errors():
-        if length not in ("unknown", "given"):
-            raise ConfigError(f"length must be unknown or given, not {length!r}")
         subject = Subject(
             model=model, suite=suite.value, tokens=tokens, items=items, context=context, seed=seed, device=device
         )
         grid, loaded, holes = _grid(only), subject.load(), subject.holes()
         chosen = layout or default_layout(loaded)
-        about = subject.about() | {"layout": chosen.value, "length": length}
+        about = subject.about() | {"layout": chosen.value, "length": length.value}
         rows: list[tuple[Setting, InfillSummary]] = []
         for setting in _settings_of(grid, loaded.spec.noise.edit_rate):
             log = ResultLog(out.with_suffix("") / f"{setting.slug}.jsonl", about | {"policy": repr(setting.policy)})
             options = ExactPolicy(exact_policy=setting.policy, seed=seed)
-            filler = ModelFiller(model=loaded, layout=chosen, options=options)
+            is_one_line = length is Length.ONE_LINE
+            filler = ModelFiller(model=loaded, layout=chosen, options=options, is_one_line=is_one_line)
             with progress() as bar:
                 task = bar.add_task(f"{setting.name} {setting.parameter}", total=len(holes), detail="")
                 results = run_suite(
                     filler,
                     holes,
-                    is_length_given=length == "given",
+                    is_length_given=length is Length.GIVEN,
                     log=log,
                     on_item=lambda _, b=bar, t=task: b.advance(t),
                 )

@@ -3,6 +3,8 @@ r"""Quality of one checkpoint: single-line infill (exact match, parse rate) or b
 Examples:
   python benchmarks/quality.py --model quicksilver-coder --suite humaneval-single-line --out runs/humaneval.json
   python benchmarks/quality.py --model quicksilver-coder --suite humaneval-single-line --length given --out runs/g.json
+  python benchmarks/quality.py --model quicksilver-coder --suite humaneval-single-line --length one-line \
+      --out runs/one-line.json
   python benchmarks/quality.py --model runs/coder/final --suite public-lines --tokens data/corpus --layout psm \
       --threshold 0.8 --out runs/lines.json
   python benchmarks/quality.py --model quicksilver-coder --suite bits-per-byte --tokens data/corpus --items 400 \
@@ -23,6 +25,7 @@ import typer
 from common import (
     CONTEXT,
     SPLIT,
+    Length,
     Subject,
     Suite,
     default_layout,
@@ -55,13 +58,6 @@ class Task(StrEnum):
     BITS_PER_BYTE = "bits-per-byte"
 
 
-class Length(StrEnum):
-    """Whether the model is told how long a hole is."""
-
-    UNKNOWN = "unknown"
-    GIVEN = "given"
-
-
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
 
 
@@ -72,7 +68,7 @@ def main(
     out: Annotated[Path, typer.Option(help="JSON report; beside it a Markdown table and the single items.")],
     tokens: Annotated[Path | None, typer.Option(help="Corpus folder; not needed for HumanEval.")] = None,
     items: Annotated[int | None, typer.Option(help="Random items or windows; default: all tasks, 1000 lines.")] = None,
-    length: Annotated[Length, typer.Option(help="Tell the model the hole's length in tokens.")] = Length.UNKNOWN,
+    length: Annotated[Length, typer.Option(help=Length.__doc__)] = Length.UNKNOWN,
     layout: Annotated[InfillLayout | None, typer.Option(help="Default: in_place where trained, else psm.")] = None,
     policy: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Confidence from which a token is written.")] = None,
@@ -109,7 +105,7 @@ def _infill(subject: Subject, length: Length, layout: InfillLayout | None, optio
     about = subject.about() | {"layout": layout.value, "length": length.value, "options": asdict(options)}
     about["policy"] = repr(options.resolve_policy(model.spec))
     log = ResultLog(out.with_suffix(".items.jsonl"), about)
-    filler = ModelFiller(model=model, layout=layout, options=options)
+    filler = ModelFiller(model=model, layout=layout, options=options, is_one_line=length is Length.ONE_LINE)
     num_exact = 0
     with progress() as bar:
         task = bar.add_task(subject.suite, total=len(items), detail="")

@@ -89,7 +89,8 @@ def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
     priority = rng.choice((0, 0, 1))
     if not is_ar and rng.random() < 0.5:
         template = _template(rng, has_known_lengths=spec.objective is Objective.UNIFORM)
-        return Request(task=template, params=_with_cache(rng, params), priority=priority, has_frames=True)
+        params = _with_cache(rng, replace(params, stop=rng.choice((None, None, EndsWith(7)))))
+        return Request(task=template, params=params, priority=priority, has_frames=True)
     params = replace(
         params,
         max_tokens=rng.randint(1, 14),

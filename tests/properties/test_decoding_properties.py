@@ -215,6 +215,7 @@ def is_subsequence(short: list[int], long: list[int]) -> bool:
     adjustments,
     st.sampled_from([0.0, 0.05, 0.3, 1.0]),
     st.sampled_from([None, None, 1, 2, 3]),
+    st.sampled_from([None, before_13]),
 )
 def test_infill(
     policy: Policy,
@@ -225,6 +226,7 @@ def test_infill(
     options: dict[str, Any],
     draft_threshold: float,
     max_nfe: int | None,
+    stop: StopRule | None,
 ) -> None:
     given_holes = [hole_of(kind, needs_length=policy.starts_from_noise) for _, kind in parts]
     template: list[Text | Hole] = []
@@ -237,6 +239,7 @@ def test_infill(
         vocab_size=VOCAB,
         draft_threshold=draft_threshold,
         max_nfe=max_nfe,
+        stop=stop,
         **options,
     )
     denoiser = CountingDenoiser(HashDenoiser(VOCAB, seed % 97, bonus={SPECIAL.expand: bonus, SPECIAL.delete: bonus}))
@@ -250,8 +253,10 @@ def test_infill(
     assert max_nfe is None or result.nfe <= max_nfe
     for given_hole, hole in zip(given_holes, result.holes, strict=True):
         length = given_hole.known_length
-        assert len(hole) == length if length else len(hole) <= 6
-        marks = zip(hole, given_hole.draft or (), given_hole.frozen or (), strict=given_hole.draft is not None)
+        assert stop is None or 13 not in hole
+        assert len(hole) == length if length and stop is None else len(hole) <= (length or 6)
+        # A stop may end a hole before its draft does.
+        marks = zip(hole, given_hole.draft or (), given_hole.frozen or (), strict=False)
         assert all(token == given for token, given, is_frozen in marks if is_frozen)
 
     given_ids = [SPECIAL.canvas] + [token for text, _ in parts for token in text]
@@ -259,6 +264,9 @@ def test_infill(
     for frame in frames:
         prompt = [t for t, state in zip(frame.token_ids, frame.state, strict=True) if state is State.PROMPT]
         assert prompt == given_ids
+    if stop is not None:
+        assert final_result(infill(denoiser, spec_for(policy), template, params)) == result
+        return
     for before, after in pairwise(frames):
         for hole in range(len(parts)):
             old, new = (

@@ -153,6 +153,16 @@ def plain_review(
     return hole
 
 
+def plain_rest(hole: list[int | None], params: SamplingParams) -> list[int | None]:
+    """A hole up to the end of its first stop among written neighbours."""
+    for start in range(len(hole)):
+        for end in range(start, len(hole) + 1):
+            written = [token for token in hole[start:end] if token is not None]
+            if len(written) == end - start and params.stop and params.stop(written) is not None:
+                return hole[:end]
+    return hole
+
+
 def plain_infill(
     denoiser: HashDenoiser,
     left: list[int],
@@ -167,7 +177,7 @@ def plain_infill(
     level = float(counter_uniform(6, params.seed, torch.tensor(0), torch.tensor(0))) if temperature else 0.5
     budget, nfe, step = 12, 0, 0
     if given.draft is not None:
-        hole, budget, nfe = plain_review(denoiser, left, given, right, params), 0, 1
+        hole, budget, nfe = plain_rest(plain_review(denoiser, left, given, right, params), params), 0, 1
     while None in hole:
         everywhere = plain_rows(denoiser, left, hole, right, params)
         nfe += 1
@@ -193,8 +203,11 @@ def plain_infill(
         share = {i: sum(math.exp(row[token]) for token in TEXT_IDS) / total[i] for i, row in rows.items()}
         for i in pick({i: p * share[i] for i, (_, p) in found.items()}, threshold):
             hole[i] = found[i][0]
+        hole = plain_rest(hole, params)
         step += 1
-    return [token for token in hole if token is not None], nfe
+    text = [token for token in hole if token is not None]
+    kept = params.stop(text) if params.stop else None
+    return text[:kept], nfe
 
 
 DRAFTED = Hole(draft=(10, 12, 10, 14, 15), frozen=(False, False, False, True, False))
@@ -209,7 +222,7 @@ def test_infill_equals_a_plain_loop(given: Hole, threshold: float, temperature: 
         denoiser = HashDenoiser(VOCAB, seed=case, sharpness=5.0, bonus=bonus)
         left, right = [10, 11, MASK][: case % 4], [12, 13][: case % 3]
         template = (Text(token_ids=tuple(left)), given, Text(token_ids=tuple(right)))
-        for options in (SamplingParams(), replace(OPTIONS, stop_ids=(), stop=None)):
+        for options in (SamplingParams(), replace(OPTIONS, stop_ids=())):
             params = replace(
                 options,
                 policy=ConfidenceThreshold(threshold=threshold),

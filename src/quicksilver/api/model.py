@@ -241,13 +241,12 @@ class Model:
         self, request: GenerateRequest | InfillRequest, params: SamplingParams, has_frames: bool
     ) -> EngineRequest:
         if isinstance(request, GenerateRequest) and request.draft is not None:
-            task, params = Filling(template=self._drafted(request)), replace(params, stop=None)
+            task = Filling(template=self._drafted(request))
         elif isinstance(request, GenerateRequest):
             task = Continuation(prompt_ids=tuple(self._prompt(request)))
             params = self._generation_params(request, params)
         elif request.resolve_layout(self.spec) is InfillLayout.IN_PLACE:
-            # The hole is filled whole; the session cuts its text.
-            task, params = Filling(template=tuple(self._template(request))), replace(params, stop=None)
+            task = Filling(template=tuple(self._template(request)))
         elif request.num_holes == 1:
             params = replace(params, max_tokens=self._psm_room(request))
             task = self._psm_task(request, "", params, 0)

@@ -81,7 +81,7 @@ class DecodingOptions:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids, and what is added to their logits."""
     stop: tuple[str, ...] = ()
-    """Texts before which an answer ends; holes in place are filled whole and cut there."""
+    """Texts before which an answer ends, and each of several holes."""
     draft_threshold: float = 0.5
     """Of a draft, tokens below this probability are found anew; in [0, 1], 0 keeps all."""
 

@@ -11,6 +11,7 @@ from quicksilver.cli.terminal import spinner
 EXAMPLES = r"""printf 'def mean(xs):\n    return <FILL>\n' | quicksilver infill -
 quicksilver infill draft.py --watch --output draft.py
 quicksilver infill draft.py --mark '???' --hole-length 6
+quicksilver infill draft.py --one-line
 quicksilver infill draft.py --policy entropy_bound --seed 7 --json
 quicksilver infill draft.py --server http://127.0.0.1:8080
 quicksilver infill draft.py --cache dual --refresh-every 8"""
@@ -42,6 +43,8 @@ def command(
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
+    stop: options.Stop = None,
+    one_line: Annotated[bool, typer.Option("--one-line", help="End every hole at its first line end.")] = False,
     max_nfe: options.MaxNfe = None,
     deadline_ms: options.DeadlineMs = None,
     cache: options.Cache = None,
@@ -69,6 +72,7 @@ def command(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "stop": (*(stop or ()), *(["\n"] if one_line else [])),
         "max_nfe": max_nfe,
         "deadline_ms": deadline_ms,
         "seed": seed,

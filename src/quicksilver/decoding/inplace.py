@@ -22,6 +22,7 @@ from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun, Run
 from quicksilver.decoding.selection import token_probability
+from quicksilver.decoding.stops import drop_behind_stops, drop_stops
 from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError, InputError
@@ -92,11 +93,12 @@ def infill(
     no token becomes a mask, since none could be filled: the draft stays (a policy that edits may edit it), and the
     masks of other holes are filled at once.
 
+    A stop ends the hole it is in; see ``stops``.
+
     Raises:
         InputError: the template has no hole.
         ConfigError: the checkpoint was not trained in place, or not on holes of unknown length, or cannot do what the
-            policy does; or ``max_tokens``, ``block_length``, ``stop_ids`` or ``stop`` is given; or a draft holds a
-            special token.
+            policy does; or ``max_tokens``, ``block_length`` or ``stop_ids`` is given; or a draft holds a special token.
     """
     check_infill(spec, template, params)
     run = ReferenceRun(logits_fn, spec, params)
@@ -127,9 +129,8 @@ def _require_no_order(params: SamplingParams) -> None:
     for name in ("max_tokens", "block_length"):
         if getattr(params, name) is not None:
             raise ConfigError(f"in-place infill has no {name}; every hole has its own length")
-    for name in ("stop_ids", "stop"):
-        if getattr(params, name) not in ((), None):
-            raise ConfigError(f"in-place infill has no {name}; a hole ends where the text after it begins")
+    if params.stop_ids:
+        raise ConfigError("in-place infill has no stop_ids; a stop rule ends a hole")
 
 
 def _require_length_training(spec: DiffusionSpec) -> None:
@@ -191,8 +192,27 @@ def _infill(run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLe
                 canvas = look.canvas.take(torch.arange(len(canvas)).repeat_interleave(1 + change))
                 yield run.ledger.frame(canvas)
                 continue
-        canvas = yield from _step(run, look, block, is_forced=is_forced)
-    yield run.ledger.done(canvas, len(lengths), FinishReason.MAX_NFE if run.is_cut else FinishReason.FILLED)
+        canvas = yield from _step(run, look, lengths, block, is_forced=is_forced)
+    canvas, ends = drop_stops(canvas, run.params.stop, len(lengths))
+    yield from ends
+    reason = FinishReason.STOP if ends else FinishReason.FILLED
+    yield run.ledger.done(canvas, len(lengths), FinishReason.MAX_NFE if run.is_cut else reason)
+
+
+def _without_rest(run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength]) -> Generator[Event, None, Canvas]:
+    """The canvas without what stands behind a stop."""
+    shorter, events = drop_behind_stops(canvas, run.params.stop, len(lengths))
+    yield from events
+    if events:
+        run.drop_kept_rows()
+        note_lengths(shorter, lengths)
+    return shorter
+
+
+def note_lengths(canvas: Canvas, lengths: Sequence[HoleLength]) -> None:
+    """Let ``lengths`` know how long the holes are."""
+    for hole, entry in enumerate(lengths):
+        entry.length = int((canvas.hole == hole).sum())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,18 +260,21 @@ def _review(
     )
     canvas, is_weak = judge_draft(look.canvas, probability, run.params.draft_threshold)
     if run.is_spent and bool((is_weak | canvas.is_masked).any()):
-        canvas = yield from _step(run, replace(look, canvas=canvas), block, is_forced=True)
+        canvas = yield from _step(run, replace(look, canvas=canvas), lengths, block, is_forced=True)
         run.is_cut = run.is_cut or bool(is_weak.any())
         return canvas
     mask_id = run.spec.special.mask
     yield from run.ledger.record(Places.of(canvas), weak_marks(canvas, is_weak), mask_id)
     canvas, is_final = keep_draft(canvas, is_weak, mask_id=mask_id, revises=run.policy.revises)
     yield from commits(canvas, is_final)
+    canvas = yield from _without_rest(run, canvas, lengths)
     yield run.ledger.frame(canvas)
     return canvas
 
 
-def _step(run: ReferenceRun, look: _Look, block: BlockProgress, *, is_forced: bool) -> Generator[Event, None, Canvas]:
+def _step(
+    run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength], block: BlockProgress, *, is_forced: bool
+) -> Generator[Event, None, Canvas]:
     """One step of the policy; drafts become final if it was the last."""
     step = run.step(
         look.canvas,
@@ -270,6 +293,7 @@ def _step(run: ReferenceRun, look: _Look, block: BlockProgress, *, is_forced: bo
     if run.is_finished(canvas, everywhere, step, block) or is_forced:
         yield from commits(canvas, canvas.is_draft)
         canvas = canvas.finalize(everywhere)
+    canvas = yield from _without_rest(run, canvas, lengths)
     yield run.ledger.frame(canvas)
     return canvas
 

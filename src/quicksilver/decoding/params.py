@@ -70,7 +70,7 @@ class SamplingParams:
     stop_ids: tuple[int, ...] = ()
     """Any of these ends the response as eos does, and is not part of it. Must be empty for in-place infill."""
     stop: StopRule | None = None
-    """Asked whenever a block (autoregressive: a token) has become final. Must be None for in-place infill."""
+    """Asked whenever a block (autoregressive: a token; in place: any run of tokens) has become final."""
     draft_threshold: float = 0.5
     """Read where a hole has a draft: its tokens below this probability are found anew; in [0, 1], 0 keeps all."""
     cache: Cache = Cache.EXACT

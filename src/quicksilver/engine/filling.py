@@ -14,12 +14,20 @@ from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
-from quicksilver.decoding.inplace import check_infill, initial_canvas, initial_length, open_holes, resizes
+from quicksilver.decoding.inplace import (
+    check_infill,
+    initial_canvas,
+    initial_length,
+    note_lengths,
+    open_holes,
+    resizes,
+)
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Places, commit_events
 from quicksilver.decoding.lengths import length_changes
 from quicksilver.decoding.params import special_ids
 from quicksilver.decoding.sampler import BlockProgress
+from quicksilver.decoding.stops import drop_behind_stops, drop_stops
 from quicksilver.decoding.warm_start import draft_events, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.request import Filling, Request
@@ -189,6 +197,7 @@ class FillingSequence(WindowSequence):
             case _:
                 raise EngineError(f"a canvas cannot take {type(outcome).__name__}")
         self.is_reviewing = False
+        events += self._drop_rest()
         if self.request.has_frames:
             events.append(self.ledger.frame(self.canvas))
         return events + self._end_if_filled()
@@ -219,9 +228,20 @@ class FillingSequence(WindowSequence):
         self._set_canvas(canvas)
         return events + commit_events(self.places, is_final.tolist())
 
+    def _drop_rest(self) -> list[Event]:
+        """What stands behind a stop goes."""
+        shorter, events = drop_behind_stops(self.canvas, self.params.stop, len(self._lengths))
+        if events:
+            self._kept.drop()
+            self._set_canvas(shorter)
+            self._lengths = self._settled = tuple(replace(entry) for entry in self._lengths)
+            note_lengths(shorter, self._lengths)
+        return events
+
     def _end_if_filled(self) -> list[Event]:
         if self.open_columns():
             return []
-        reason = self._cut_reason() if self.run.is_cut else FinishReason.FILLED
-        self.done = self.ledger.done(self.canvas, len(self._lengths), reason)
-        return [self.done]
+        canvas, events = drop_stops(self.canvas, self.params.stop, len(self._lengths))
+        reason = FinishReason.STOP if events else FinishReason.FILLED
+        self.done = self.ledger.done(canvas, len(self._lengths), self._cut_reason() if self.run.is_cut else reason)
+        return [*events, self.done]

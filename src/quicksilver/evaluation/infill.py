@@ -5,17 +5,20 @@ of the whole completed file. Nothing is executed.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from quicksilver.api import Completion, DecodingOptions, InfillLayout, InfillRequest, Model
+from quicksilver.api import Completion, DecodingOptions, FinishReason, InfillLayout, InfillRequest, Model
 from quicksilver.decoding import Policy
 from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean, bootstrap_ratio
 from quicksilver.evaluation.results import ResultLog
 from quicksilver.evaluation.suites import InfillItem, LineKind, parse
+
+LINE_END = "\n"
 
 
 @runtime_checkable
@@ -50,24 +53,38 @@ class ModelFiller:
     model: Model
     layout: InfillLayout
     options: DecodingOptions = field(default_factory=lambda: DecodingOptions(seed=0))
+    is_one_line: bool = False
+    """Ask for one line, as a client that wants one does: the line's end is a stop string. It is added to the text
+    again, and counts as no token."""
 
     def count_tokens(self, text: str) -> int:
-        return len(self.model.tokenizer.encode(text))
+        return len(self.model.tokenizer.encode(text.removesuffix(LINE_END) if self.is_one_line else text))
 
     def fill(self, prefix: str, suffix: str, hole_length: int | None) -> Completion:
         """See ``request``."""
-        return self.model.run(self.request(prefix, suffix, hole_length))
+        completion = self.model.run(self.request(prefix, suffix, hole_length))
+        return with_line_end(completion) if self.is_one_line else completion
 
     def request(self, prefix: str, suffix: str, hole_length: int | None) -> InfillRequest:
         """A given length is exact in place; in layout psm, where the model ends the hole itself, it is a limit."""
+        if self.is_one_line and hole_length is not None:
+            raise ConfigError("a line of given length ends there; ask for one line or give its length")
         is_in_place = self.layout is InfillLayout.IN_PLACE
         return InfillRequest(
             texts=(prefix, suffix),
             hole_length=hole_length if is_in_place else None,
             max_hole_length=None if is_in_place else hole_length,
             layout=self.layout,
-            options=self.options,
+            options=replace(self.options, stop=(LINE_END,)) if self.is_one_line else self.options,
         )
+
+
+def with_line_end(completion: Completion) -> Completion:
+    """What the hole of a completion would hold with the line end that stopped it."""
+    if completion.finish_reason is not FinishReason.STOP:
+        return completion
+    (hole,) = completion.holes
+    return replace(completion, holes=(replace(hole, text=hole.text + LINE_END),))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

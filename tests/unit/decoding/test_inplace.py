@@ -293,8 +293,6 @@ def test_what_cannot_be_done_is_an_error() -> None:
         infill(denoiser, fake_spec(), (Hole(),), SamplingParams(block_length=4))
     with pytest.raises(ConfigError, match="no stop_ids"):
         infill(denoiser, fake_spec(), (Hole(),), SamplingParams(stop_ids=(10,)))
-    with pytest.raises(ConfigError, match="no stop;"):
-        infill(denoiser, fake_spec(), (Hole(),), SamplingParams(stop=lambda ids: None))
 
 
 def test_holes_of_known_length_need_no_length_training() -> None:

@@ -191,6 +191,21 @@ def test_a_policy_object_decides(model: quicksilver.Model):
         assert slow.fill(item.prefix, item.suffix, length).nfe == length
 
 
+@pytest.mark.parametrize("layout", list(InfillLayout))
+def test_one_line_is_asked_for(model: quicksilver.Model, layout: InfillLayout):
+    line_end = model.tokenizer.newline_id
+    options = DecodingOptions(seed=0, temperature=1.0, logit_bias=((line_end, 6.0),))
+    filler = ModelFiller(model=model, layout=layout, options=options, is_one_line=True)
+    whole = ModelFiller(model=model, layout=layout, options=options)
+    texts = [filler.fill(item.prefix, item.suffix, None).holes[0].text for item in ITEMS]
+    assert any(text.endswith("\n") for text in texts)
+    assert all("\n" not in text[:-1] for text in texts)
+    assert any(whole.fill(item.prefix, item.suffix, None).holes[0].text.count("\n") > 1 for item in ITEMS)
+    assert filler.count_tokens("x\n") == filler.count_tokens("x")
+    with pytest.raises(ConfigError, match="given length"):
+        filler.fill("x", "y", 3)
+
+
 def test_the_twin_fills_after_the_suffix(tmp_path: Path):
     twin = quicksilver.load(save_tiny_checkpoint(tmp_path, Objective.AUTOREGRESSIVE), device="cpu")
     results = run_suite(ModelFiller(model=twin, layout=InfillLayout.PSM), ITEMS, is_length_given=False)
