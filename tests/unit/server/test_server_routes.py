@@ -282,6 +282,7 @@ def test_lists_tokens_health(client, model):
     assert client.get("/health").json()["status"] == "ok"
     assert client.get("/version").json()["version"] == quicksilver.__version__
     assert client.get("/v1/usage").status_code == 404
+    post(client, "/v1/completions", prompt="x", max_tokens=2, **SAMPLED)
     text = client.get("/metrics").text
     assert "quicksilver_tokens_per_forward_bucket" in text
     assert 'quicksilver_tokens_total{kind="output"}' in text
