@@ -136,7 +136,8 @@ class ReferenceRun(Run):
         self.is_cut = self.is_spent and not is_complete
         return Decision(
             commit=seen.is_masked,
-            edit=decision.edit,
+            # What is behind an end has not been written: an end that went now would leave masks behind.
+            edit=decision.edit & ~torch.isin(seen.token_ids, torch.tensor(sorted(self.end_ids))),
             remask=torch.zeros_like(decision.remask),
             is_settled=torch.ones_like(decision.is_settled),
         )

@@ -270,6 +270,7 @@ class Runner:
                 num_post_steps=sequence.block.num_post_steps,
                 nfe=sequence.ledger.nfe + 1,
                 is_forced=look.is_forced,
+                end_ids=sequence.run.end_ids,
             )
             for sequence, look in zip(sequences, looks, strict=True)
         ]

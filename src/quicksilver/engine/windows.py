@@ -80,6 +80,8 @@ class RowStep:
     """Forwards of the request, this one included."""
     is_forced: bool
     """All masks must be committed now."""
+    end_ids: frozenset[int]
+    """Tokens that end a response: a forced step does not edit them away, since nothing is written behind them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +123,7 @@ def take_step(
     _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
     if any(row.is_forced for row in rows):
-        decision = _forced(decision, seen, torch.tensor([row.is_forced for row in rows], device=is_open.device))
+        decision = _forced(decision, seen, rows)
     return StepOutcome(
         after=_apply(before, seen, decision, rows, special.mask),
         commit=decision.commit,
@@ -172,11 +174,17 @@ def _require_progress(is_stuck: Bool[Tensor, " B"], rows: Sequence[RowStep]) -> 
         raise ConfigError(f"policy {type(row.policy).__name__} committed nothing at step {row.step}")
 
 
-def _forced(decision: Decision, seen: Window, is_forced: Bool[Tensor, " B"]) -> Decision:
-    """Rows that must end commit all their masks and remask nothing."""
+def _forced(decision: Decision, seen: Window, rows: Sequence[RowStep]) -> Decision:
+    """Rows that must end commit all their masks, remask nothing and keep their ends."""
+    device = seen.token_ids.device
+    is_forced = torch.tensor([row.is_forced for row in rows], device=device)
+    ends = [
+        torch.isin(ids, torch.tensor(sorted(row.end_ids), device=device))
+        for ids, row in zip(seen.token_ids, rows, strict=True)
+    ]
     return Decision(
         commit=torch.where(is_forced[:, None], seen.is_masked, decision.commit),
-        edit=decision.edit,
+        edit=decision.edit & ~(is_forced[:, None] & torch.stack(ends)),
         remask=decision.remask & ~is_forced[:, None],
         is_settled=decision.is_settled | is_forced,
     )

@@ -88,6 +88,7 @@ def test_each_row_is_decided_as_the_reference_decides_it(name, seed, num_rows, i
             num_post_steps=int(window.num_post_steps[row]),
             nfe=7,
             is_forced=is_forced,
+            end_ids=frozenset({SPECIAL.eos}),
         )
         for row in range(num_rows)
     ]
@@ -146,7 +147,7 @@ def test_a_policy_without_progress_is_an_error():
         margin=nothing,
         entropy=nothing,
     )
-    row = RowStep(policy=Idle(), seed=0, step=3, num_post_steps=0, nfe=1, is_forced=False)
+    row = RowStep(policy=Idle(), seed=0, step=3, num_post_steps=0, nfe=1, is_forced=False, end_ids=frozenset())
     with pytest.raises(ConfigError, match="Idle committed nothing at step 3"):
         take_step(state, state.state == State.MASK, candidates, [row], SPECIAL)
 
