@@ -28,22 +28,21 @@ def folder(tmp_path_factory):
 @contextmanager
 def process(folder, *arguments, home):
     """A server process, and its URL once it takes requests."""
-    server = subprocess.Popen(
-        [*COMMAND, "serve", "--model", str(folder), "--port", "0", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "QUICKSILVER_HOME": str(home), "OMP_NUM_THREADS": "1"},
-    )
+    log = home / "server.log"  # a pipe that nobody reads would fill up and stop it
+    with log.open("w") as stderr:
+        server = subprocess.Popen(
+            [*COMMAND, "serve", "--model", str(folder), "--port", "0", *arguments],
+            stderr=stderr,
+            env={**os.environ, "QUICKSILVER_HOME": str(home), "OMP_NUM_THREADS": "1"},
+        )
     try:
-        assert server.stderr is not None
-        first = server.stderr.readline()
-        found = re.search(r"http://\S+", first)
-        assert found, first + server.stderr.read()
+        wait_until(lambda: server.poll() is not None or "\n" in log.read_text(), 120)
+        found = re.search(r"http://\S+", log.read_text())
+        assert found, log.read_text()
         yield server, found.group()
     finally:
         server.kill()
         server.wait()
-        server.stderr.close()
 
 
 def test_without_keys_only_loopback(folder, tmp_path):

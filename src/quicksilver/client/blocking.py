@@ -45,7 +45,7 @@ class Client:
 
         Args:
             base_url: of the API; None: QUICKSILVER_BASE_URL, or where ``quicksilver serve`` listens.
-            api_key: None: QUICKSILVER_API_KEY or OPENAI_API_KEY; neither: none is sent.
+            api_key: None: QUICKSILVER_API_KEY, for api.openai.com also OPENAI_API_KEY; neither: none is sent.
             model: None leaves the choice to the server.
             timeout_s: longest silence.
             max_retries: of requests that got no answer, or one that says to try later.

@@ -13,8 +13,9 @@ from quicksilver.errors import ConfigError, ServerError
 DEFAULT_BASE_URL = "http://127.0.0.1:8080/v1"
 """Where ``quicksilver serve`` listens."""
 BASE_URL_VARIABLE = "QUICKSILVER_BASE_URL"
-API_KEY_VARIABLES = ("QUICKSILVER_API_KEY", "OPENAI_API_KEY")
-"""The first that is set."""
+API_KEY_VARIABLE = "QUICKSILVER_API_KEY"
+OPENAI_KEY_VARIABLE, OPENAI_HOST = "OPENAI_API_KEY", "api.openai.com"
+"""A key that many people have set, and no other server is to see."""
 _CONNECT_S = 5.0
 
 
@@ -56,11 +57,13 @@ class Connection:
         cls, base_url: str | None, api_key: str | None, model: str | None, timeout_s: float, max_retries: int
     ) -> "Connection":
         """Arguments go before the environment's variables, those before the defaults."""
+        url = base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL
+        key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
+        if key is None and httpx.URL(url).host == OPENAI_HOST:
+            key = os.environ.get(OPENAI_KEY_VARIABLE)
         return cls(
-            base_url=base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
-            api_key=api_key
-            if api_key is not None
-            else next(filter(None, map(os.environ.get, API_KEY_VARIABLES)), None),
+            base_url=url,
+            api_key=key or None if api_key is None else api_key,
             model=model,
             timeout_s=timeout_s,
             max_retries=max_retries,

@@ -1,5 +1,6 @@
 """Errors as OpenAI's API tells them: a status, and a body that names what is wrong."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -60,10 +61,10 @@ def overloaded(message: str, retry_after: float) -> ApiError:
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
-    """When to come again, in the two forms that clients read."""
+    """When to come again: in whole seconds, as HTTP has it, and in milliseconds for OpenAI's clients; rounded up."""
     return {
-        "retry-after": str(max(1, round(seconds))),
-        "retry-after-ms": str(max(1, round(seconds * 1000))),
+        "retry-after": str(max(1, math.ceil(seconds))),
+        "retry-after-ms": str(max(1, math.ceil(seconds * 1000))),
         "x-should-retry": "true",
     }
 

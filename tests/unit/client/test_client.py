@@ -209,10 +209,16 @@ def test_a_url_without_a_path_gets_the_version(connect, given, url):
     assert script.asked[0].method == "GET"
 
 
-@pytest.mark.parametrize("name", ["QUICKSILVER_API_KEY", "OPENAI_API_KEY"])
-def test_settings_come_from_the_environment(connect, monkeypatch, name):
+def test_a_key_for_openai_goes_nowhere_else(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    assert Client("https://api.openai.com/v1").connection.api_key == "sk-1"
+    for url in ("http://127.0.0.1:8080", "https://api.openai.com.elsewhere.org/v1", None):
+        assert Client(url).connection.api_key is None
+
+
+def test_settings_come_from_the_environment(connect, monkeypatch):
     monkeypatch.setenv("QUICKSILVER_BASE_URL", "http://elsewhere/v1")
-    monkeypatch.setenv(name, "sk-1")
+    monkeypatch.setenv("QUICKSILVER_API_KEY", "sk-1")
     script = Script(httpx.Response(200, json=WRITTEN))
     connect(script, base_url=None).ask("complete", "x")
     assert script.asked[0].url.host == "elsewhere"

@@ -9,7 +9,7 @@ from quicksilver.errors import ConfigError
 
 try:
     from quicksilver.server.accounts.home import home
-    from quicksilver.server.accounts.limits import Limits, RateLimiter, RateState, retry_headers
+    from quicksilver.server.accounts.limits import Limits, RateLimiter, RateState
     from quicksilver.server.accounts.metering import Admission, Meter
     from quicksilver.server.accounts.prices import Prices
     from quicksilver.server.accounts.records import DEFAULT_GRANT_TOKENS, Key, Usage, UsageTotal
@@ -30,5 +30,4 @@ __all__ = [
     "Usage",
     "UsageTotal",
     "home",
-    "retry_headers",
 ]

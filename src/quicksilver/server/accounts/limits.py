@@ -5,7 +5,6 @@ tokens charged to them, never exceed the limits, however they arrive. Output is 
 admitted, and settled to what it took when it ends. A restart of the process forgets the window.
 """
 
-import math
 import operator
 import threading
 import time
@@ -98,14 +97,6 @@ class RateState:
                 headers[f"x-ratelimit-remaining-{name}"] = str(max(0, limit - used[resource]))
                 headers[f"x-ratelimit-reset-{name}"] = f"{round(self.reset_s, 3):g}s"
         return headers
-
-
-def retry_headers(error: RateLimitError) -> dict[str, str]:
-    """``retry-after`` in whole seconds, as HTTP has it, and in milliseconds for OpenAI's clients; both rounded up."""
-    return {
-        "retry-after": str(math.ceil(error.retry_after_s)),
-        "retry-after-ms": str(math.ceil(error.retry_after_s * 1000)),
-    }
 
 
 class RateLimiter:

@@ -5,7 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from quicksilver.errors import ConfigError, InputError, RateLimitError
-from quicksilver.server.accounts import Limits, RateLimiter, retry_headers
+from quicksilver.server.accounts import Limits, RateLimiter
+from quicksilver.server.errors import retry_headers
 
 
 def test_a_limit_that_lets_nothing_pass_is_an_error():
@@ -74,8 +75,8 @@ def test_what_has_no_limit_has_no_headers():
 
 
 def test_waiting_is_rounded_up():
-    assert retry_headers(RateLimitError("", 0.0001)) == {"retry-after": "1", "retry-after-ms": "1"}
-    assert retry_headers(RateLimitError("", 59.9991)) == {"retry-after": "60", "retry-after-ms": "60000"}
+    assert retry_headers(0.0001).items() >= {"retry-after": "1", "retry-after-ms": "1"}.items()
+    assert retry_headers(59.9991).items() >= {"retry-after": "60", "retry-after-ms": "60000"}.items()
 
 
 def test_threads_share_one_minute():
