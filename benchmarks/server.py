@@ -14,6 +14,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -88,23 +89,26 @@ def main(
 @contextmanager
 def server(model: str, threads: int) -> Iterator[tuple[str, float]]:
     """A server process: its URL, and the seconds until it took requests."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [*_COMMAND, "serve", "--model", model, "--port", "0"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-    )
-    try:
-        line = process.stderr.readline() if process.stderr else ""
-        found = re.search(r"http://\S+", line)
-        if found is None:
-            raise EngineError(f"the server did not start: {line}")
-        httpx.get(f"{found.group()}/health").raise_for_status()
-        yield found.group(), time.perf_counter() - started
-    finally:
-        process.terminate()
-        process.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"  # a pipe that nobody reads would fill up and stop it
+        started = time.perf_counter()
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [*_COMMAND, "serve", "--model", model, "--port", "0"],
+                stderr=stderr,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            )
+        try:
+            while process.poll() is None and "\n" not in log.read_text():
+                time.sleep(0.01)
+            found = re.search(r"http://\S+", log.read_text())
+            if found is None:
+                raise EngineError(f"the server did not start: {log.read_text()}")
+            httpx.get(f"{found.group()}/health").raise_for_status()
+            yield found.group(), time.perf_counter() - started
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def overhead(client: httpx.Client, model: Model, holes: list[InfillItem], rounds: int) -> dict[str, float]:
@@ -121,10 +125,10 @@ def overhead(client: httpx.Client, model: Model, holes: list[InfillItem], rounds
                 for side in order:
                     start = time.perf_counter()
                     if side == 0:
-                        body = {"prompt": item.prefix, "suffix": item.suffix, "seed": number}
+                        body = {"prompt": item.prefix, "suffix": item.suffix, "seed": number, "stop": ["\n"]}
                         client.post("/v1/fim/completions", json=body).raise_for_status()
                     else:
-                        options = DecodingOptions(seed=number)
+                        options = DecodingOptions(seed=number, stop=("\n",))
                         model.run(
                             InfillRequest(texts=(item.prefix, item.suffix), max_hole_length=most, options=options)
                         )
@@ -154,6 +158,7 @@ def latencies(url: str, model: Model, holes: list[InfillItem], concurrent: int, 
                 "template": f"{prefix}\n    x{number} = <FILL>\n",
                 "layout": "psm",
                 "holes": [{"max_length": MAX_HOLE}],
+                "stop": ["\\n"],
                 "seed": number,
             }
             client.post("/v1/infill", json=body).raise_for_status()
