@@ -2,6 +2,8 @@
 
 import ast
 import json
+import re
+import socket
 
 import httpx
 import pytest
@@ -286,6 +288,27 @@ def test_lists_tokens_health(client, model):
     text = client.get("/metrics").text
     assert "quicksilver_tokens_per_forward_bucket" in text
     assert 'quicksilver_tokens_total{kind="output"}' in text
+
+
+def test_a_client_that_does_not_read_holds_up_nobody(client, model):
+    """Its frames are more than sockets buffer, so its answer cannot be sent; its requests run to their ends anyway."""
+
+    def num_answered():
+        found = re.search(r'requests_total{route="/v1/completions",status="200"} (\S+)', client.get("/metrics").text)
+        return float(found[1]) if found else 0
+
+    body = {"prompt": "x", "max_tokens": 96, "n": 16, "stream": True, "diffusing": True, "return_trace": True}
+    slow = json.dumps(body | {"policy": "confidence_order"} | SAMPLED).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    before = num_answered()
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.sendall(f"{head}content-length: {len(slow)}\r\n\r\n".encode() + slow)
+        wait_until(lambda: model.engine.num_pages_in_use > 0)
+        assert post(client, "/v1/completions", prompt="y", max_tokens=4, **SAMPLED).status_code == 200
+        wait_until(lambda: model.engine.num_pages_in_use == 0, 60)
+        assert num_answered() == before + 1
+    wait_until(lambda: num_answered() == before + 2)
 
 
 def test_a_client_that_hangs_up_frees_its_pages(client, app, model):
