@@ -400,7 +400,8 @@ class Bench:
         return {name: measure_first_token(self.sides[name], self.holes, self.rounds) for name in (PSM, TWIN)}
 
     def _memory(self) -> object:
-        return engine_memory.measure(self.subject.model, str(self.dtype).partition(".")[2], torch.get_num_threads())
+        dtype, threads = str(self.dtype).partition(".")[2], torch.get_num_threads()
+        return [engine_memory.measure(self.subject.model, dtype, threads, count) for count in (16, None)]
 
     def _costs(self) -> object:
         side = self.sides[PSM]

@@ -90,11 +90,15 @@ def _first_token(values: dict[str, Any]) -> Table:
     return "Time to the first committed token", header, rows, [note]
 
 
-def _memory(values: dict[str, Any]) -> Table:
-    header = ("weights MB", "page pool MB", "engine adds at its peak MB", "ratio", "interpreter with torch MB")
+def _memory(values: list[dict[str, Any]]) -> Table:
+    header = ("requests of the longest kind", "weights MB", "page pool MB", "engine adds at its peak MB", "ratio")
     names = ("weights_mb", "pool_mb", "added_mb")
-    row = (*(f"{values[name]:.0f}" for name in names), f"{values['ratio']:.2f}", f"{values['interpreter_mb']:.0f}")
-    return f"Resident memory, {values['requests']} requests of the longest kind at once", header, [row], []
+    rows = [
+        (str(each["requests"]), *(f"{each[name]:.0f}" for name in names), f"{each['ratio']:.2f}") for each in values
+    ]
+    interpreter = max(each["interpreter_mb"] for each in values)
+    note = f"Beside {interpreter:.0f} MB of interpreter and torch. The last row is the engine's default."
+    return "Resident memory, as many requests at once as the pool has room for", header, rows, [note]
 
 
 def _costs(values: dict[str, Any]) -> Table:
