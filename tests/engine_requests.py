@@ -69,6 +69,8 @@ def _params(rng: random.Random, spec: DiffusionSpec) -> SamplingParams:
         draft_threshold=rng.choice((0.1, 0.5)),
         forbidden_ids=rng.choice(((), (30, 31))),
     )
+    # By its own counter, so that tests which rely on a seed's requests go on drawing them.
+    params = replace(params, num_alternatives=random.Random(params.seed).choice((0, 0, 1, 3, 20)))
     if spec.objective is Objective.AUTOREGRESSIVE:
         return params
     if spec.objective is Objective.UNIFORM:
@@ -123,7 +125,10 @@ def _rounded(event: Event) -> Event:
         result = event.result
         trace = tuple(replace(entry, confidence=round(entry.confidence, 5)) for entry in result.trace)
         confidence = tuple(tuple(round(c, 5) for c in hole) for hole in result.confidence)
-        return replace(event, result=replace(result, trace=trace, confidence=confidence))
+        alternatives = tuple(
+            tuple(tuple((token, round(p, 5)) for token, p in named) for named in hole) for hole in result.alternatives
+        )
+        return replace(event, result=replace(result, trace=trace, confidence=confidence, alternatives=alternatives))
     if isinstance(event, Draft | Edit | Frame):
         return replace(event, confidence=tuple(round(c, 5) for c in event.confidence))
     assert "confidence" not in {f.name for f in fields(event)}

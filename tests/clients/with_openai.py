@@ -26,6 +26,9 @@ def chats():
     assert all(token.logprob <= 0 and bytes(token.bytes) for token in first.logprobs.content)
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0
+    named = client.chat.completions.create(**sent, logprobs=True, top_logprobs=3).choices[0].logprobs.content
+    assert all(len(token.top_logprobs) == 3 and bytes(token.top_logprobs[0].bytes) for token in named)
+    assert all(token.top_logprobs[0].logprob >= token.logprob for token in named)
     alone = client.chat.completions.create(**sent, stop=["\n\n"])
     assert alone.choices[0].message.content == first.message.content
     chunks = list(
@@ -69,6 +72,8 @@ def completions():
     assert logprobs.token_logprobs[0] is None
     assert all(value <= 0 for value in logprobs.token_logprobs[1:])
     assert "".join(logprobs.tokens) == scored.choices[0].text
+    named = client.completions.create(model=MODEL, prompt=PREFIX, max_tokens=8, logprobs=4, seed=1).choices[0].logprobs
+    assert all(token in top and 4 <= len(top) <= 5 for token, top in zip(named.tokens, named.top_logprobs, strict=True))
     several = client.completions.create(model=MODEL, prompt=["x = ", "y = "], max_tokens=4, n=2, seed=1)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     ours = client.completions.create(

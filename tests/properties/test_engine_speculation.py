@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -48,6 +49,10 @@ def test_the_tokens_are_those_of_the_next_token_reading(shift, seed, row_budget,
         assert result.finish_reason == expected.finish_reason
         assert result.confidence[0] == pytest.approx(expected.confidence[0], abs=1e-5)
         assert result.nfe <= expected.nfe + 1
+        assert len(result.alternatives) == len(expected.alternatives)
+        for found, named in zip(chain(*result.alternatives), chain(*expected.alternatives), strict=True):
+            assert [token for token, _ in found] == [token for token, _ in named]
+            assert [p for _, p in found] == pytest.approx([p for _, p in named], abs=1e-5)
 
 
 def agreeing_request(**changes) -> Request:

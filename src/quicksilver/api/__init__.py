@@ -12,7 +12,7 @@ from quicksilver.api.requests import (
     InfillRequest,
     split_template,
 )
-from quicksilver.api.results import Completion, HoleText, Token
+from quicksilver.api.results import Alternative, Completion, HoleText, Token
 from quicksilver.api.scoring import Score
 from quicksilver.api.serving import Answer, AsyncModel
 from quicksilver.api.settled import SettledText
@@ -20,6 +20,7 @@ from quicksilver.decoding import Commit, FinishReason, Remask, Resize, State, Tr
 
 __all__ = [
     "MARK",
+    "Alternative",
     "Answer",
     "AsyncModel",
     "Cell",

@@ -366,6 +366,7 @@ class Model:
             logit_bias=options.logit_bias,
             stop=TextStop(self.tokenizer, options.stop) if options.stop else None,
             draft_threshold=options.draft_threshold,
+            num_alternatives=options.num_alternatives,
             vocab_size=self._denoiser.config.vocab_size,
             forbidden_ids=self._forbidden_ids,
         )

@@ -43,6 +43,7 @@ class DecodingKeywords(TypedDict, total=False):
     logit_bias: tuple[tuple[int, float], ...]
     stop: tuple[str, ...]
     draft_threshold: float
+    num_alternatives: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +85,8 @@ class DecodingOptions:
     """Texts before which an answer ends, and each of several holes."""
     draft_threshold: float = 0.5
     """Of a draft, tokens below this probability are found anew; in [0, 1], 0 keeps all."""
+    num_alternatives: int = 0
+    """How many of the likeliest tokens are named beside each written one, see ``Token.alternatives``; in [0, 20]."""
 
     def resolve_cache(self) -> Cache:
         """The cache of a name.

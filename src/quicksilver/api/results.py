@@ -6,6 +6,16 @@ from quicksilver.decoding import FinishReason, TraceEntry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Alternative:
+    """A token that might have been written."""
+
+    token_id: int
+    text: str
+    """As ``Token.text``."""
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Token:
     """One written token."""
 
@@ -16,6 +26,9 @@ class Token:
     """Probability of the token when it was written."""
     step: int
     """Forward pass that wrote it, from 1."""
+    alternatives: tuple[Alternative, ...] = ()
+    """The likeliest tokens at that forward, ``DecodingOptions.num_alternatives`` of them, likeliest first, by the same
+    probabilities as ``confidence``. The token is among them unless it was drawn from behind them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from quicksilver import decoding
 from quicksilver.api.context import splice
 from quicksilver.api.events import Cell, Draft, Edit, Snapshot, StreamEvent
-from quicksilver.api.results import Completion, HoleText, Token
+from quicksilver.api.results import Alternative, Completion, HoleText, Token
 from quicksilver.api.stopping import cut_at_stop
 from quicksilver.decoding import NO_HOLE, Commit, FinishReason, Frame, Remask, Resize, Result, State
 from quicksilver.engine.request import Request as EngineRequest
@@ -108,14 +108,25 @@ class Session:
         return Snapshot(nfe=self._nfe + frame.nfe, holes=tuple(self._cells))
 
     def _hole_text(self, result: Result, hole: int) -> HoleText:
-        tokens = zip(result.holes[hole], result.confidence[hole], result.step_committed[hole], strict=True)
+        ids = result.holes[hole]
+        alternatives = result.alternatives[hole] if result.alternatives else ((),) * len(ids)
+        tokens = zip(ids, result.confidence[hole], result.step_committed[hole], alternatives, strict=True)
         return HoleText(
-            text=cut_at_stop(self._tokenizer.decode(result.holes[hole]), self._stop),
+            text=cut_at_stop(self._tokenizer.decode(ids), self._stop),
             tokens=tuple(
-                Token(token_id=token, text=self._token_text(token), confidence=confidence, step=self._nfe + step)
-                for token, confidence, step in tokens
+                Token(
+                    token_id=token,
+                    text=self._token_text(token),
+                    confidence=confidence,
+                    step=self._nfe + step,
+                    alternatives=tuple(self._alternative(*each) for each in named),
+                )
+                for token, confidence, step, named in tokens
             ),
         )
+
+    def _alternative(self, token_id: int, probability: float) -> Alternative:
+        return Alternative(token_id=token_id, text=self._token_text(token_id), probability=probability)
 
     def _token_text(self, token_id: int) -> str:
         return self._tokenizer.token_bytes(token_id).decode("utf-8", errors="backslashreplace")

@@ -19,6 +19,7 @@ from quicksilver.decoding.params import (
 )
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import select_rows
+from quicksilver.decoding.selection import Candidates
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 
@@ -74,10 +75,17 @@ def _generate(
             is_forbidden=forbidden_tokens(logits.shape[1], banned)[None],
             adjustments=canvas_adjustments(params, canvas, 1),
         )
-        step = _write_last(canvas, int(found.token_ids), float(found.confidence))
+        step = _write_last(canvas, found)
         yield from ledger.record(Places.of(canvas), Marks.of(step), spec.special.mask)
         yield from commits(canvas, step.commit)
-        canvas = canvas.commit(step.commit, step.token_ids, step.confidence, step=ledger.nfe, state=State.FINAL)
+        canvas = canvas.commit(
+            step.commit,
+            step.token_ids,
+            step.confidence,
+            step=ledger.nfe,
+            state=State.FINAL,
+            alternatives=step.alternatives,
+        )
         yield ledger.frame(canvas)
         ending = _ending(canvas.token_ids[len(prompt_ids) :].tolist(), ends, spec.special.eos, params)
         if ending is not None:
@@ -101,15 +109,17 @@ def _ending(
     return None if kept is None else (FinishReason.STOP, kept)
 
 
-def _write_last(canvas: Canvas, token_id: int, confidence: float) -> Step:
-    """The step that writes one token at the last position."""
-    is_last = torch.arange(len(canvas)) == len(canvas) - 1
+def _write_last(canvas: Canvas, found: Candidates) -> Step:
+    """The step that writes the one candidate at the last position."""
+    last = torch.tensor([len(canvas) - 1])
+    is_last = torch.arange(len(canvas)) == last
     nothing = torch.zeros_like(is_last)
     return Step(
-        token_ids=canvas.token_ids.masked_fill(is_last, token_id),
-        confidence=canvas.confidence.masked_fill(is_last, confidence),
+        token_ids=canvas.token_ids.index_copy(0, last, found.token_ids),
+        confidence=canvas.confidence.index_copy(0, last, found.confidence),
         commit=is_last,
         edit=nothing,
         remask=nothing,
         is_settled=True,
+        alternatives=None if found.alternatives is None else found.alternatives.spread(last, len(canvas)),
     )

@@ -4,12 +4,14 @@ A mask is never inferred from a token id: a prompt may contain the literal mask 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from quicksilver.decoding.alternatives import Alternatives
 
 
 class State(IntEnum):
@@ -41,6 +43,8 @@ class Canvas:
     num_edits: Int[Tensor, " L"]
     hole: Int[Tensor, " L"]
     """Hole number; ``NO_HOLE`` for the prompt."""
+    alternatives: Alternatives | None = None
+    """What else the forward thought likely that wrote a token; None: nobody asked for it."""
 
     @classmethod
     def of_prompt(cls, token_ids: Sequence[int]) -> "Canvas":
@@ -65,7 +69,10 @@ class Canvas:
 
     @classmethod
     def join(cls, parts: "Sequence[Canvas]") -> "Canvas":
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_POSITION},
+            alternatives=Alternatives.join([part.alternatives for part in parts], [len(part) for part in parts]),
+        )
 
     def __len__(self) -> int:
         return self.token_ids.shape[0]
@@ -89,7 +96,10 @@ class Canvas:
 
     def take(self, index: Int[Tensor, " M"]) -> "Canvas":
         """The positions ``index``, in that order; one may be repeated or left out."""
-        return Canvas(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return Canvas(
+            **{name: getattr(self, name)[index] for name in _PER_POSITION},
+            alternatives=None if self.alternatives is None else self.alternatives.rows(index),
+        )
 
     def commit(
         self,
@@ -99,21 +109,29 @@ class Canvas:
         *,
         step: int,
         state: State,
+        alternatives: Alternatives | None = None,
     ) -> "Canvas":
-        """Write tokens at masked positions."""
+        """Write tokens at masked positions; ``alternatives`` has a row for each position of the canvas."""
         return replace(
             self,
             token_ids=torch.where(where, token_ids, self.token_ids),
             state=self.state.masked_fill(where, int(state)),
             confidence=torch.where(where, confidence, self.confidence),
             step_committed=self.step_committed.masked_fill(where, step),
+            alternatives=self.alternatives if alternatives is None else alternatives.over(self.alternatives, where),
         )
 
     def edit(
-        self, where: Bool[Tensor, " L"], token_ids: Int[Tensor, " L"], confidence: Float[Tensor, " L"], *, step: int
+        self,
+        where: Bool[Tensor, " L"],
+        token_ids: Int[Tensor, " L"],
+        confidence: Float[Tensor, " L"],
+        *,
+        step: int,
+        alternatives: Alternatives | None = None,
     ) -> "Canvas":
         """Replace draft tokens."""
-        written = self.commit(where, token_ids, confidence, step=step, state=State.DRAFT)
+        written = self.commit(where, token_ids, confidence, step=step, state=State.DRAFT, alternatives=alternatives)
         return replace(written, num_edits=self.num_edits + where)
 
     def remask(self, where: Bool[Tensor, " L"], mask_id: int) -> "Canvas":
@@ -124,8 +142,12 @@ class Canvas:
             state=self.state.masked_fill(where, int(State.MASK)),
             confidence=self.confidence.masked_fill(where, 0.0),
             step_committed=self.step_committed.masked_fill(where, 0),
+            alternatives=None if self.alternatives is None else self.alternatives.without(where),
         )
 
     def finalize(self, where: Bool[Tensor, " L"]) -> "Canvas":
         """Make draft tokens final."""
         return replace(self, state=self.state.masked_fill(where & self.is_draft, int(State.FINAL)))
+
+
+_PER_POSITION = ("token_ids", "state", "confidence", "step_committed", "num_edits", "hole")

@@ -7,6 +7,7 @@ that applies the events in order holds the canvas; what an OpenAI client sees is
 from dataclasses import dataclass
 from enum import StrEnum
 
+from quicksilver.decoding.alternatives import TokenAlternatives
 from quicksilver.decoding.canvas import NO_HOLE, State
 
 
@@ -128,6 +129,10 @@ class Result:
     """Forwards that saw stale rows; the others computed all of theirs. See ``kept_rows``."""
     num_stale_rows: int = 0
     """Rows of which keys and values of an earlier forward were read, summed over those forwards."""
+    alternatives: tuple[tuple[TokenAlternatives, ...], ...] = ()
+    """For every token of ``holes`` the likeliest ones at the forward that ``confidence`` is of, on the same terms: at
+    temperature 1, over the allowed tokens, after bias and penalties. The token itself is among them if it is likely
+    enough; expand and delete never are. A frozen token has none. Empty where ``num_alternatives`` is 0."""
 
     @property
     def token_ids(self) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from quicksilver.decoding.params import SamplingParams, special_ids
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun, Run
-from quicksilver.decoding.selection import token_probability
+from quicksilver.decoding.selection import likeliest_tokens, token_probability
 from quicksilver.decoding.stops import drop_behind_stops, drop_stops
 from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
@@ -252,13 +252,15 @@ def _review(
     """The first forward where there are drafts: see ``infill``. It is not a step of the policy."""
     look = _look(run, canvas, lengths, block)
     index = _open_positions(look.canvas).nonzero()[:, 0]
+    logits, adjustments = look.logits.cpu(), canvas_adjustments(run.params, look.canvas, index.shape[0])
     probability = token_probability(
-        look.logits.cpu(),
-        look.canvas.token_ids[index],
-        is_forbidden=look.is_forbidden,
-        adjustments=canvas_adjustments(run.params, look.canvas, index.shape[0]),
+        logits, look.canvas.token_ids[index], is_forbidden=look.is_forbidden, adjustments=adjustments
     )
-    canvas, is_weak = judge_draft(look.canvas, probability, run.params.draft_threshold)
+    alternatives, count = None, run.params.num_alternatives
+    if count:
+        rules = {"is_forbidden": look.is_forbidden, "is_withheld": look.is_withheld}
+        alternatives = likeliest_tokens(logits, count, **rules, adjustments=adjustments)
+    canvas, is_weak = judge_draft(look.canvas, probability, run.params.draft_threshold, alternatives)
     if run.is_spent and bool((is_weak | canvas.is_masked).any()):
         canvas = yield from _step(run, replace(look, canvas=canvas), lengths, block, is_forced=True)
         run.is_cut = run.is_cut or bool(is_weak.any())

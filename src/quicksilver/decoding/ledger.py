@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.decoding.alternatives import Alternatives, TokenAlternatives
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import (
     Commit,
@@ -26,7 +27,7 @@ from quicksilver.errors import InputError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One decision, in canvas coordinates. ``token_ids`` and ``confidence`` are read where something is written."""
+    """One decision, in canvas coordinates. Tokens and what is known of them are read where something is written."""
 
     token_ids: Int[Tensor, " L"]
     confidence: Float[Tensor, " L"]
@@ -34,6 +35,7 @@ class Step:
     edit: Bool[Tensor, " L"]
     remask: Bool[Tensor, " L"]
     is_settled: bool
+    alternatives: Alternatives | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ class Ledger:
             [tuple(canvas.confidence[hole].tolist()) for hole in inside],
             [tuple(canvas.step_committed[hole].tolist()) for hole in inside],
             reason,
+            [canvas.alternatives.rows(hole).tokens() for hole in inside] if canvas.alternatives is not None else (),
         )
 
     def result(
@@ -193,6 +196,7 @@ class Ledger:
         confidence: Sequence[tuple[float, ...]],
         step_committed: Sequence[tuple[int, ...]],
         reason: FinishReason,
+        alternatives: Sequence[tuple[TokenAlternatives, ...]] = (),
     ) -> Done:
         """The result of given holes; the arguments mean what ``Result``'s fields mean."""
         return Done(
@@ -206,6 +210,7 @@ class Ledger:
                 trace=tuple(self.trace),
                 num_stale_forwards=self.num_stale_forwards,
                 num_stale_rows=self.num_stale_rows,
+                alternatives=tuple(alternatives),
             )
         )
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from quicksilver.decoding.alternatives import MAX_ALTERNATIVES
 from quicksilver.decoding.kept_rows import Cache
 from quicksilver.decoding.policies import JointThreshold, Policy, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
@@ -79,6 +80,8 @@ class SamplingParams:
     refresh_every: int | None = None
     """Every so many forwards all rows are computed, 1: always. None: at the first forward and after a hole has changed
     its length. Must be None where ``cache`` is ``exact``."""
+    num_alternatives: int = 0
+    """How many of the likeliest tokens are kept beside each written one, see ``Result.alternatives``; in [0, 20]."""
 
     def __post_init__(self) -> None:
         if self.temperature is not None and not self.temperature >= 0:
@@ -92,6 +95,8 @@ class SamplingParams:
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p must lie in (0, 1], got {self.top_p}")
         _within("draft_threshold", self.draft_threshold, 0.0, 1.0)
+        if not 0 <= self.num_alternatives <= MAX_ALTERNATIVES:
+            raise ConfigError(f"num_alternatives must lie in [0, {MAX_ALTERNATIVES}], got {self.num_alternatives}")
         never_written = sorted(set(self.stop_ids) & set(self.forbidden_ids))
         if never_written:
             raise ConfigError(f"stop_ids and forbidden_ids share {never_written}, which would never be written")

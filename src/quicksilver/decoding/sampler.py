@@ -191,6 +191,7 @@ class ReferenceRun(Run):
             edit=spread[1],
             remask=spread[2],
             is_settled=bool(decision.is_settled[0]),
+            alternatives=None if found.alternatives is None else found.alternatives.spread(index, len(canvas)),
         )
 
     def _window(
@@ -228,8 +229,9 @@ class ReferenceRun(Run):
         if not self.policy.revises:
             events += commits(canvas, step.commit)
         state = State.DRAFT if self.policy.revises else State.FINAL
-        canvas = canvas.commit(step.commit, step.token_ids, step.confidence, step=self.ledger.nfe, state=state)
-        canvas = canvas.edit(step.edit, step.token_ids, step.confidence, step=self.ledger.nfe)
+        known = {"step": self.ledger.nfe, "alternatives": step.alternatives}
+        canvas = canvas.commit(step.commit, step.token_ids, step.confidence, state=state, **known)
+        canvas = canvas.edit(step.edit, step.token_ids, step.confidence, **known)
         return canvas.remask(step.remask, self.spec.special.mask), events
 
     def is_finished(self, canvas: Canvas, is_open: Bool[Tensor, " L"], step: Step, block: BlockProgress) -> bool:
@@ -264,6 +266,7 @@ def select_rows(
         top_k=None if params.top_k is None else torch.full((count,), params.top_k, device=device),
         top_p=None if params.top_p is None else torch.full((count,), float(params.top_p), device=device),
         adjustments=None if adjustments is None else adjustments.to(device),
+        num_alternatives=params.num_alternatives,
     )
     return found.to(torch.device("cpu"))
 

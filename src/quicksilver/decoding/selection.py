@@ -4,13 +4,14 @@ Rows are independent: a row's result depends on its own logits and parameters on
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.adjustments import Adjustments, adjust
+from quicksilver.decoding.alternatives import NO_TOKEN, Alternatives, ranked
 from quicksilver.decoding.draws import Purpose, draw_per_token
 
 
@@ -27,17 +28,33 @@ class Candidates:
     """Probability of the best token minus that of the second best, of those that may be chosen."""
     entropy: Float[Tensor, " N"]
     """Nats; NaN where nobody asked for it."""
+    alternatives: Alternatives | None = None
+    """The likeliest tokens of those that may be chosen; None: nobody asked for them."""
 
     @classmethod
     def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
         """The rows of all parts, in order."""
-        return cls(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+        return cls(
+            **{name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_ROW},
+            alternatives=Alternatives.join(
+                [part.alternatives for part in parts], [part.token_ids.shape[0] for part in parts]
+            ),
+        )
 
     def rows(self, index: slice) -> "Candidates":
-        return Candidates(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+        return Candidates(
+            **{name: getattr(self, name)[index] for name in _PER_ROW},
+            alternatives=None if self.alternatives is None else self.alternatives.rows(index),
+        )
 
     def to(self, device: torch.device) -> "Candidates":
-        return Candidates(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        return Candidates(
+            **{name: getattr(self, name).to(device) for name in _PER_ROW},
+            alternatives=None if self.alternatives is None else self.alternatives.to(device),
+        )
+
+
+_PER_ROW = ("token_ids", "argmax_ids", "confidence", "margin", "entropy")
 
 
 def select(
@@ -53,6 +70,7 @@ def select(
     top_p: Float[Tensor, " N"] | None = None,
     adjustments: Adjustments | None = None,
     has_entropy: bool = True,
+    num_alternatives: int = 0,
 ) -> Candidates:
     """Choose one token per row.
 
@@ -73,13 +91,13 @@ def select(
         top_p: keep the smallest set of likeliest tokens whose probability at this temperature reaches p.
         adjustments: bias and penalties, made first: all numbers are those of the adjusted logits.
         has_entropy: whether a policy reads the entropy, which costs as much as everything else.
+        num_alternatives: likeliest tokens to name beside each candidate.
     """
     allowed = without(adjust(logits, adjustments), is_forbidden)
     choosable = allowed if is_withheld is None else without(allowed, is_withheld)
     argmax_ids, best, second = _two_best(choosable)
     greatest = best if is_withheld is None else allowed.amax(dim=-1)
-    # Summed in float64: rows of equal probabilities in another order of tokens must not differ in the last bit.
-    total = (allowed - greatest[:, None]).exp_().sum(dim=-1, dtype=torch.float64)
+    total = _total(allowed, greatest)
     token_ids, chosen = argmax_ids, best
     is_sampled = temperature > 0
     if bool(is_sampled.any()):
@@ -96,6 +114,38 @@ def select(
         confidence=((chosen - greatest).exp() / total).float(),
         margin=(((best - greatest).exp() - (second - greatest).exp()) / total).float(),
         entropy=_entropy(allowed) if has_entropy else torch.full_like(best, torch.nan),
+        alternatives=_alternatives(choosable, greatest, total, num_alternatives) if num_alternatives else None,
+    )
+
+
+def likeliest_tokens(
+    logits: Float[Tensor, "N V"],
+    count: int,
+    *,
+    is_forbidden: Bool[Tensor, "#N V"],
+    is_withheld: Bool[Tensor, "#N V"] | None = None,
+    adjustments: Adjustments | None = None,
+) -> Alternatives:
+    """The ``alternatives`` of what ``select`` finds, where nothing is to be selected."""
+    allowed = without(adjust(logits, adjustments), is_forbidden)
+    choosable = allowed if is_withheld is None else without(allowed, is_withheld)
+    greatest = allowed.amax(dim=-1)
+    return _alternatives(choosable, greatest, _total(allowed, greatest), count)
+
+
+def _total(allowed: Float[Tensor, "N V"], greatest: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """What exponentials of logits less ``greatest`` are divided by."""
+    # Summed in float64: rows of equal probabilities in another order of tokens must not differ in the last bit.
+    return (allowed - greatest[:, None]).exp_().sum(dim=-1, dtype=torch.float64)
+
+
+def _alternatives(
+    choosable: Float[Tensor, "N V"], greatest: Float[Tensor, " N"], total: Float[Tensor, " N"], count: int
+) -> Alternatives:
+    values, ids = ranked(choosable, count)
+    return Alternatives(
+        token_ids=ids.masked_fill(values == -torch.inf, NO_TOKEN),
+        probability=((values - greatest[:, None]).exp() / total[:, None]).float(),
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Draft, Event
 from quicksilver.decoding.ledger import Marks, Places, commits, spans
@@ -43,7 +44,7 @@ def draft_events(canvas: Canvas) -> list[Event]:
 
 
 def judge_draft(
-    canvas: Canvas, probability: Float[Tensor, " N"], threshold: float
+    canvas: Canvas, probability: Float[Tensor, " N"], threshold: float, alternatives: Alternatives | None = None
 ) -> tuple[Canvas, Bool[Tensor, " L"]]:
     """The canvas with its drafts' probabilities as confidence, and where they are below ``threshold``.
 
@@ -51,10 +52,14 @@ def judge_draft(
         canvas: as the first forward saw it.
         probability: of what stands there, one per mask or draft; see ``selection.token_probability``.
         threshold: the request's ``draft_threshold``.
+        alternatives: to what stands there, one row per mask or draft; None: nobody asked for them.
     """
     index = (canvas.is_masked | canvas.is_draft).nonzero()[:, 0]
     spread = torch.zeros(len(canvas)).scatter(0, index, probability)
     judged = replace(canvas, confidence=torch.where(canvas.is_draft, spread, canvas.confidence))
+    if alternatives is not None:
+        known = alternatives.spread(index, len(canvas)).over(canvas.alternatives, canvas.is_draft)
+        judged = replace(judged, alternatives=known)
     return judged, canvas.is_draft & (spread < threshold)
 
 

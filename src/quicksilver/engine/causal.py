@@ -13,7 +13,7 @@ from quicksilver.decoding.ledger import Marks, Places, commit_events
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, end_ids, kept_tokens, require_no_stale_rows, special_ids
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.engine.request import Continuation, Request
-from quicksilver.engine.sequence import Look, NextTokens, Outcome, Sequence, TokenRule
+from quicksilver.engine.sequence import Look, NextToken, NextTokens, Outcome, Sequence, TokenRule
 from quicksilver.errors import ConfigError, EngineError
 
 
@@ -33,7 +33,7 @@ class TokenSequence(Sequence):
         self._temperature = spec.decoding.temperature if self.params.temperature is None else self.params.temperature
         forbidden = (special_ids(spec) - {spec.special.eos}) | set(self.params.forbidden_ids)
         self._rules = (TokenRule(frozenset(forbidden)),)
-        self._confidence: list[float] = []
+        self._written: list[NextToken] = []
         self._steps: list[int] = []
         """Forward that wrote each token."""
 
@@ -47,7 +47,7 @@ class TokenSequence(Sequence):
 
     @property
     def num_written(self) -> int:
-        return len(self._confidence)
+        return len(self._written)
 
     def _adjustments(self, extra: tuple[int, ...] = ()) -> Adjustments | None:
         """Of one row that follows the response and ``extra`` tokens behind it."""
@@ -59,18 +59,20 @@ class TokenSequence(Sequence):
     def _grow(self) -> Resize:
         return Resize(hole=0, start=self.num_written, added=1)
 
-    def _write(self, token_id: int, confidence: float) -> list[Event]:
+    def _write(self, token: NextToken) -> list[Event]:
         """Write one token, for which ``_grow`` was told; ``done`` says whether it was the last."""
         place = Places([0], [self.num_written], first=len(self.context_ids))
-        one = Marks(token_ids=[token_id], confidence=[confidence], commit=[True], edit=[False], remask=[False])
+        one = Marks(
+            token_ids=[token.token_id], confidence=[token.confidence], commit=[True], edit=[False], remask=[False]
+        )
         events = self.ledger.record(place, one, self.spec.special.mask) + commit_events(place, [True])
-        self.context_ids.append(token_id)
-        self._confidence.append(confidence)
+        self.context_ids.append(token.token_id)
+        self._written.append(token)
         self._steps.append(self.ledger.nfe)
         if self.request.has_frames:
             prompt = Canvas.of_prompt(self.context_ids[: self.num_prompt])
             events.append(self.ledger.frame(Canvas.join([prompt, self._canvas()])))
-        reason, length = self._ending(token_id)
+        reason, length = self._ending(token.token_id)
         return events if reason is None else events + self._finish(reason, length)
 
     def _ending(self, token_id: int) -> tuple[FinishReason | None, int]:
@@ -93,19 +95,24 @@ class TokenSequence(Sequence):
     def _finish(self, reason: FinishReason, length: int) -> list[Event]:
         dropped = self.num_written - length
         events: list[Event] = [Resize(hole=0, start=length, added=-dropped)] if dropped else []
-        written = tuple(self.context_ids[self.num_prompt : self.num_prompt + length])
-        confidence, steps = tuple(self._confidence[:length]), tuple(self._steps[:length])
-        self.done = self.ledger.result([written], [confidence], [steps], reason)
+        written = self._written[:length]
+        self.done = self.ledger.result(
+            [tuple(token.token_id for token in written)],
+            [tuple(token.confidence for token in written)],
+            [tuple(self._steps[:length])],
+            reason,
+            [tuple(token.alternatives for token in written)] if self.params.num_alternatives else (),
+        )
         return [*events, self.done]
 
     def _canvas(self) -> Canvas:
         """The response so far."""
-        written = self.context_ids[self.num_prompt :]
+        written = self._written
         canvas = Canvas.of_masks(len(written), mask_id=self.spec.special.mask, hole=0)
         return canvas.commit(
             canvas.is_masked,
-            torch.tensor(written, dtype=torch.int64),
-            torch.tensor(self._confidence),
+            torch.tensor([token.token_id for token in written]),
+            torch.tensor([token.confidence for token in written]),
             step=0,
             state=State.FINAL,
         )
@@ -146,7 +153,7 @@ class CausalSequence(TokenSequence):
         if not isinstance(outcome, NextTokens):
             raise EngineError(f"a request without window cannot take {type(outcome).__name__}")
         self.ledger.nfe += 1
-        events = self._write(outcome.token_ids[0], outcome.confidence[0])
+        events = self._write(outcome.tokens[0])
         if self.done is not None:
             return events
         reason = self._spent()

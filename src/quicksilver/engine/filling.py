@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
+from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
@@ -152,9 +153,11 @@ class FillingSequence(WindowSequence):
     def _adjustments(self, num_rows: int) -> Adjustments | None:
         return canvas_adjustments(self.params, self.canvas, num_rows)
 
-    def settle(self, look: Look, watched: Float[Tensor, "N 3"]) -> LengthChange | Review | None:
+    def settle(
+        self, look: Look, watched: Float[Tensor, "N 3"], alternatives: Alternatives | None
+    ) -> LengthChange | Review | None:
         """What the watched probabilities decide before any step; None: a step follows."""
-        return self._review(watched) if self.is_reviewing else self._length_change(look, watched)
+        return self._review(watched, alternatives) if self.is_reviewing else self._length_change(look, watched)
 
     def _length_change(self, look: Look, watched: Float[Tensor, "N 3"]) -> LengthChange | None:
         """Whether holes change their length by this look instead of taking a step."""
@@ -172,10 +175,11 @@ class FillingSequence(WindowSequence):
             return None
         return LengthChange(change=change, probability=torch.where(change > 0, expand, delete), lengths=lengths)
 
-    def _review(self, watched: Float[Tensor, "N 3"]) -> Review | None:
+    def _review(self, watched: Float[Tensor, "N 3"], alternatives: Alternatives | None) -> Review | None:
         """What the first look says of a draft; None if a step must follow at once, since no other forward will."""
         # The same look gives the same figures, so a repeated forward finds the same canvas.
-        self.canvas, is_weak = judge_draft(self.canvas, watched[:, 2], self.params.draft_threshold)
+        threshold = self.params.draft_threshold
+        self.canvas, is_weak = judge_draft(self.canvas, watched[:, 2], threshold, alternatives)
         self._is_weak = bool(is_weak.any())
         max_nfe = self.params.max_nfe
         is_last = self.is_late or (max_nfe is not None and self.ledger.nfe + 1 >= max_nfe)

@@ -47,6 +47,8 @@ class HeadParams:
     """Whether a row's policy reads it."""
     watched: Int[Tensor, "N k"] | None = None
     """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
+    num_alternatives: Int[Tensor, " N"] | None = None
+    """Likeliest tokens that each row wants named; it may get more. None: no row asks for any."""
 
     def packed(self) -> dict[str, Tensor | bool | None]:
         """What the kernel for rows that need no logits asks for."""
@@ -57,8 +59,8 @@ class HeadParams:
         return {name: getattr(self, name) for name in (*rules, *per_row, "has_entropy")}
 
     def need_logits(self) -> list[bool] | None:
-        """Which rows change logits or truncate their distribution, so that all logits are needed; None: none."""
-        if self.adjustments is None and self.top_k is None and self.top_p is None:
+        """Which rows change logits, truncate their distribution or rank it, so that all are needed; None: none."""
+        if all(each is None for each in (self.adjustments, self.top_k, self.top_p, self.num_alternatives)):
             return None
         found = torch.zeros_like(self.rule, dtype=torch.bool)
         if self.adjustments is not None:
@@ -67,9 +69,11 @@ class HeadParams:
             found |= (self.temperature > 0) & (self.top_k < self.is_forbidden.shape[1])
         if self.top_p is not None:
             found |= (self.temperature > 0) & (self.top_p < 1)
+        if self.num_alternatives is not None:
+            found |= self.num_alternatives > 0
         return found.tolist()
 
-    def rows(self, start: int, stop: int) -> dict[str, Tensor | Adjustments | bool | None]:
+    def rows(self, start: int, stop: int) -> dict[str, Tensor | Adjustments | bool | int | None]:
         """``select``'s arguments for the rows [start, stop)."""
         index = slice(start, stop)
         per_row = ("temperature", "seed", "positions", "step", "top_k", "top_p")
@@ -81,6 +85,7 @@ class HeadParams:
             "is_withheld": None if self.is_withheld is None else self.is_withheld[rule],
             "has_entropy": self.has_entropy,
             "adjustments": None if self.adjustments is None else self.adjustments.rows(start, stop),
+            "num_alternatives": 0 if self.num_alternatives is None else int(self.num_alternatives[index].amax()),
         }
 
 

@@ -6,7 +6,7 @@ Legend: T packed rows, N rows that are decided, B windows, W columns.
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.adjustments import Adjustments
+from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.ledger import Marks
 from quicksilver.decoding.selection import Candidates
@@ -27,6 +28,7 @@ from quicksilver.engine.scheduler import Share
 from quicksilver.engine.sequence import (
     Failure,
     Look,
+    NextToken,
     NextTokens,
     Outcome,
     Sequence,
@@ -199,6 +201,9 @@ class Runner:
             adjustments=Adjustments.join([look.adjustments for look in looks], counts),
             has_entropy=any(sequence.reads_entropy for sequence in sequences),
             watched=self._watched(looks, counts),
+            num_alternatives=spread([p.num_alternatives for p in params])
+            if any(p.num_alternatives for p in params)
+            else None,
         )
 
     def _watched(self, looks: Seq[Look], counts: Seq[int]) -> Int[Tensor, "N 3"] | None:
@@ -231,11 +236,11 @@ class Runner:
                 and turn.look is not None
                 and turn.look.watched
             ):
-                change = sequence.settle(turn.look, seen)
+                change = sequence.settle(turn.look, seen, _alternatives(sequence, part))
             if not (are_finite or bool(part.confidence.isfinite().all())):
                 outcomes.append((turn, _not_finite()))
             elif isinstance(sequence, TokenSequence):
-                outcomes.append((turn, NextTokens(tuple(part.token_ids.tolist()), tuple(part.confidence.tolist()))))
+                outcomes.append((turn, _next_tokens(sequence, part)))
             elif change is not None:
                 outcomes.append((turn, change))
             else:
@@ -276,7 +281,34 @@ class Runner:
         ]
         candidates = parts[0] if len(parts) == 1 else Candidates.join(parts)
         outcome = take_step(before, is_open, candidates.to(is_open.device), rows, self._spec.special)
-        return _window_steps(outcome, sequences)
+        steps = _window_steps(outcome, sequences)
+        return [_with_alternatives(*each) for each in zip(steps, sequences, looks, parts, strict=True)]
+
+
+def _alternatives(sequence: Sequence, part: Candidates) -> Alternatives | None:
+    """As many as the request asks for, on the CPU."""
+    if part.alternatives is None or not sequence.params.num_alternatives:
+        return None
+    return part.alternatives.first(sequence.params.num_alternatives).to(torch.device("cpu"))
+
+
+def _next_tokens(sequence: Sequence, part: Candidates) -> NextTokens:
+    alternatives = _alternatives(sequence, part)
+    named = ((),) * len(part.token_ids) if alternatives is None else alternatives.tokens()
+    found = zip(part.token_ids.tolist(), part.confidence.tolist(), named, strict=True)
+    return NextTokens(tuple(NextToken(*each) for each in found))
+
+
+def _with_alternatives(step: WindowStep, sequence: WindowSequence, look: Look, part: Candidates) -> WindowStep:
+    """The step, its canvas knowing what else was likely where it wrote."""
+    found, known = _alternatives(sequence, part), sequence.canvas.alternatives
+    if found is None:
+        return step
+    marks = step.marks
+    written = torch.tensor(marks.commit) | torch.tensor(marks.edit)
+    spread = found.spread(torch.tensor(look.open_columns), len(step.canvas))
+    canvas = replace(step.canvas, alternatives=spread.over(known, written).without(torch.tensor(marks.remask)))
+    return replace(step, canvas=canvas)
 
 
 def _not_finite() -> Failure:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quicksilver.decoding.adjustments import Adjustments
+from quicksilver.decoding.alternatives import TokenAlternatives
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Done, Event, FinishReason
 from quicksilver.decoding.ledger import Ledger, Marks, Places, commit_events
@@ -71,11 +72,19 @@ class WindowStep:
 
 
 @dataclass(frozen=True, slots=True)
+class NextToken:
+    """A token, its probability and the likeliest ones beside it, if the request asks for them."""
+
+    token_id: int
+    confidence: float
+    alternatives: TokenAlternatives = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NextTokens:
     """What a forward means for a request that is written token by token: one token per open column."""
 
-    token_ids: tuple[int, ...]
-    confidence: tuple[float, ...]
+    tokens: tuple[NextToken, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

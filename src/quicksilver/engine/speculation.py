@@ -19,7 +19,7 @@ from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.request import Continuation, Request
-from quicksilver.engine.sequence import Look, NextTokens, Outcome
+from quicksilver.engine.sequence import Look, NextToken, NextTokens, Outcome
 from quicksilver.errors import ConfigError, EngineError
 
 
@@ -38,13 +38,16 @@ class SpeculativeSequence(TokenSequence):
                 "the next one (has_causal_context)"
             )
         self._draft_length = self.params.block_length or spec.block_length
-        self._draft: tuple[int, ...] = ()
-        self._first_confidence = 0.0
-        """Of the draft's first token, which needs no check."""
+        self._draft: tuple[NextToken, ...] = ()
+        """The first needs no check."""
 
     @property
     def is_checking(self) -> bool:
         return bool(self._draft)
+
+    @property
+    def _draft_ids(self) -> tuple[int, ...]:
+        return tuple(token.token_id for token in self._draft)
 
     @property
     def has_causal_window(self) -> bool:
@@ -56,7 +59,7 @@ class SpeculativeSequence(TokenSequence):
 
     def window_ids(self) -> Tensor:
         if self.is_checking:
-            return torch.tensor(self._draft, dtype=torch.int64)
+            return torch.tensor(self._draft_ids)
         return torch.full((self.num_window,), self.spec.special.mask)
 
     def opening(self) -> list[Event]:
@@ -66,7 +69,7 @@ class SpeculativeSequence(TokenSequence):
         start, count = len(self.context_ids), self.num_window
         if self.is_checking:  # the row of each drafted token predicts the next
             positions, offsets = range(start + 1, start + 1 + count), range(count)
-            parts = [self._adjustments(self._draft[: column + 1]) for column in range(count)]
+            parts = [self._adjustments(self._draft_ids[: column + 1]) for column in range(count)]
         else:  # the last context row, and the masks behind its token
             positions = range(start, start + count)
             offsets = [-1, *(column - self.spec.prediction_shift for column in range(1, count))]
@@ -87,25 +90,25 @@ class SpeculativeSequence(TokenSequence):
         if not isinstance(outcome, NextTokens):
             raise EngineError(f"speculation cannot take {type(outcome).__name__}")
         self.ledger.nfe += 1
-        if not self.is_checking and len(outcome.token_ids) > 1 and self._spent() is None:
-            self._draft, self._first_confidence = outcome.token_ids, outcome.confidence[0]
+        if not self.is_checking and len(outcome.tokens) > 1 and self._spent() is None:
+            self._draft = outcome.tokens
             return []
         events: list[Event] = []
-        for token_id, confidence in self._agreed(outcome):
-            events += [self._grow(), *self._write(token_id, confidence)]
+        for token in self._agreed(outcome):
+            events += [self._grow(), *self._write(token)]
             if self.done is not None:
                 return events
         reason = self._spent()
         return events if reason is None else events + self._finish(reason, self.num_written)
 
-    def _agreed(self, outcome: NextTokens) -> list[tuple[int, float]]:
-        """The tokens to write, with their probabilities; the draft is used up."""
+    def _agreed(self, outcome: NextTokens) -> list[NextToken]:
+        """The tokens to write; the draft is used up."""
         if not self.is_checking:  # nothing is left to guess, or no forward to check it with
-            return [(outcome.token_ids[0], outcome.confidence[0])]
-        agreed = [(self._draft[0], self._first_confidence)]
-        for column, (token_id, confidence) in enumerate(zip(outcome.token_ids, outcome.confidence, strict=True), 1):
-            agreed.append((token_id, confidence))
-            if column == len(self._draft) or self._draft[column] != token_id:
+            return [outcome.tokens[0]]
+        agreed = [self._draft[0]]
+        for column, token in enumerate(outcome.tokens, 1):
+            agreed.append(token)
+            if column == len(self._draft) or self._draft[column].token_id != token.token_id:
                 break
         self._draft = ()
         return agreed

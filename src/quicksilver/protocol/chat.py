@@ -87,13 +87,18 @@ class ChatRequest(SamplingFields):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-class TokenLogprob(Wire):
-    """One written token and the logarithm of its probability when it was written."""
+class TopLogprob(Wire):
+    """A likely token and the logarithm of its probability when one was written in its place."""
 
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: Annotated[list[dict[str, Any]], Field(default_factory=list)]
+
+
+class TokenLogprob(TopLogprob):
+    """One written token and the likeliest ones beside it, as many as ``top_logprobs`` of the request."""
+
+    top_logprobs: Annotated[list[TopLogprob], Field(default_factory=list)]
 
 
 class ChatLogprobs(Wire):

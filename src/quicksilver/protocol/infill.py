@@ -28,14 +28,23 @@ class InfillRequest(SamplingFields):
     layout: Literal["in_place", "psm"] | None = None
     draft_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
+    """Likeliest tokens to name beside each written one."""
 
 
-class TokenConfidence(Wire):
-    """One written token."""
+class LikelyToken(Wire):
+    """A token and its probability."""
 
     text: str
     confidence: float
+
+
+class TokenConfidence(LikelyToken):
+    """One written token."""
+
     step: int
+    alternatives: Annotated[list[LikelyToken], Field(default_factory=list)]
+    """The likeliest tokens where it was written, as many as ``top_logprobs`` asks for."""
 
 
 class FilledHole(Wire):

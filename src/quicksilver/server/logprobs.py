@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from quicksilver.api import Completion
-from quicksilver.protocol.chat import ChatLogprobs, TokenLogprob
+from quicksilver.api import Alternative, Completion, Token
+from quicksilver.protocol.chat import ChatLogprobs, TokenLogprob, TopLogprob
 from quicksilver.protocol.completions import Logprobs
 from quicksilver.tokenization.tokenizer import Tokenizer
 
@@ -19,14 +20,17 @@ def _log(probability: float) -> float:
 
 
 def chat_logprobs(completion: Completion, tokenizer: Tokenizer) -> ChatLogprobs:
-    """Of every written token the logarithm of its probability at the forward that wrote it."""
+    """Of every written token and its alternatives the logarithm of the probability at the forward that wrote it."""
+
+    def read(token: Token | Alternative, probability: float) -> dict[str, Any]:
+        content = list(tokenizer.token_bytes(token.token_id))
+        return {"token": token.text, "logprob": _log(probability), "bytes": content}
+
     return ChatLogprobs(
         content=[
             TokenLogprob(
-                token=token.text,
-                logprob=_log(token.confidence),
-                bytes=list(tokenizer.token_bytes(token.token_id)),
-                top_logprobs=[],
+                **read(token, token.confidence),
+                top_logprobs=[TopLogprob(**read(each, each.probability)) for each in token.alternatives],
             )
             for token in completion.holes[0].tokens
         ]
@@ -34,13 +38,21 @@ def chat_logprobs(completion: Completion, tokenizer: Tokenizer) -> ChatLogprobs:
 
 
 def text_logprobs(completion: Completion, *, offset: int = 0) -> Logprobs:
-    """The same in the shape of the completions API; ``offset`` characters stand before the text."""
+    """The same in the shape of the completions API, where a token is always among its alternatives.
+
+    Args:
+        completion: what was written.
+        offset: characters that stand before the text.
+    """
     tokens = completion.holes[0].tokens
     logs = [_log(token.confidence) for token in tokens]
     return Logprobs(
         tokens=[token.text for token in tokens],
         token_logprobs=list(logs),
-        top_logprobs=[{token.text: log} for token, log in zip(tokens, logs, strict=True)],
+        top_logprobs=[
+            {**{each.text: _log(each.probability) for each in token.alternatives}, token.text: log}
+            for token, log in zip(tokens, logs, strict=True)
+        ],
         text_offset=_offsets([token.text for token in tokens], offset),
     )
 

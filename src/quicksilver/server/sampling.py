@@ -14,7 +14,9 @@ checkpoints whose default policy has a threshold, and only where the request cho
 _THRESHOLD_POLICIES = frozenset({"confidence_threshold", "joint_threshold"})
 
 
-def decoding_options(fields: SamplingFields, model: Model, *, draft_threshold: float | None = None) -> DecodingOptions:
+def decoding_options(
+    fields: SamplingFields, model: Model, *, draft_threshold: float | None = None, num_alternatives: int = 0
+) -> DecodingOptions:
     """The options of a request.
 
     Raises:
@@ -38,6 +40,7 @@ def decoding_options(fields: SamplingFields, model: Model, *, draft_threshold: f
         presence_penalty=fields.presence_penalty or 0.0,
         frequency_penalty=fields.frequency_penalty or 0.0,
         repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
+        num_alternatives=num_alternatives,
     )
     if draft_threshold is not None:
         options = replace(options, draft_threshold=draft_threshold)

@@ -1,8 +1,11 @@
 """The tiled head gives every row what it would get alone."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from quicksilver.decoding.selection import select
+from quicksilver.decoding.selection import likeliest_tokens, select
 from quicksilver.engine import head
 from quicksilver.engine.head import HeadParams, choose
 from tests.tiny import TINY, random_denoiser
@@ -48,6 +51,26 @@ def test_tiles_and_neighbours_change_nothing(monkeypatch):
         assert torch.equal(tiled.token_ids, whole.token_ids)
         torch.testing.assert_close(tiled.confidence, whole.confidence)
         torch.testing.assert_close(tiled.entropy, whole.entropy)
+
+
+def test_rows_that_ask_get_the_likeliest_tokens(monkeypatch):
+    denoiser = random_denoiser(dtype=torch.float32)
+    hidden = torch.randn(11, TINY.model_width, generator=torch.Generator().manual_seed(1))
+    asked = torch.tensor([0, 0, 0, 0, 2, 0, 7, 0, 0, 0, 3])
+    params = replace(params_of(11, 3), num_alternatives=asked)
+    rules = {name: getattr(params, name)[params.rule] for name in ("is_forbidden", "is_withheld")}
+    expected = likeliest_tokens(denoiser.logits(hidden), 7, **rules).tokens()
+    # Tiles in which nobody asks, and tiles of different widths.
+    monkeypatch.setattr(head, "TILE_ELEMENTS", 4 * TINY.vocab_size)
+    found, _ = choose(denoiser, hidden, params)
+    assert found.alternatives is not None
+    for row, count in enumerate(asked.tolist()):
+        named, wanted = found.alternatives.tokens()[row][:count], expected[row][:count]
+        assert [token for token, _ in named] == [token for token, _ in wanted]
+        assert [p for _, p in named] == pytest.approx([p for _, p in wanted], rel=1e-4)
+    assert found.alternatives.tokens()[:4] == ((),) * 4
+    assert params.need_logits() is not None
+    assert choose(denoiser, hidden, params_of(11, 3))[0].alternatives is None
 
 
 def test_never_more_logits_than_a_tile(monkeypatch):

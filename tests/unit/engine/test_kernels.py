@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,8 +297,8 @@ def test_a_rows_candidate_is_the_same_to_the_last_bit_in_any_company(device):
         names = ("rule", "temperature", "seed", "positions", "step", "watched")
         part = replace(params, **{name: getattr(params, name)[start:stop] for name in names})
         found, _ = kernel_head.choose(hidden[start:stop], weight, **part.packed())
-        for field in fields(found):
-            assert torch.equal(getattr(found, field.name), getattr(whole, field.name)[start:stop]), field.name
+        for name in ("token_ids", "argmax_ids", "confidence", "margin", "entropy"):
+            assert torch.equal(getattr(found, name), getattr(whole, name)[start:stop]), name
 
 
 @on_devices
@@ -314,12 +314,16 @@ def test_rows_that_need_all_logits_are_left_to_torch(device, torch_only):
         adjustments=Adjustments(row=rows, token_ids=tokens, penalty=2 * one, bias=9 * one),
         top_k=torch.tensor([TINY.vocab_size] * 9 + [2] * 3),
         top_p=torch.tensor([1.0, 0.3] * 6),
+        num_alternatives=torch.tensor([0] * 6 + [4] + [0] * 5),
     )
     need_logits = params.need_logits()
-    assert need_logits == [False, True, True, True, False, True, False, True, False, True, True, True]
+    assert need_logits == [False, True, True, True, False, True, True, True, False, True, True, True]
     found, watched = choose(denoiser, hidden, params)
     expected, expected_watched = torch_only(choose, denoiser, hidden, params)
     assert_same_candidates(found, expected)
+    assert found.alternatives is not None
+    assert torch.equal(found.alternatives.token_ids[6], expected.alternatives.token_ids[6])
+    assert found.alternatives.tokens()[4] == ()
     torch.testing.assert_close(watched, expected_watched, atol=1e-5, rtol=1e-5)
 
 

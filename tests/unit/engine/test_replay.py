@@ -117,6 +117,7 @@ def test_a_file_holds_every_option(tmp_path):
         draft_threshold=0.25,
         cache=Cache.VICINITY,
         refresh_every=3,
+        num_alternatives=2,
     )
     defaults = SamplingParams()
     unset = [name for name in SamplingParams.__slots__ if getattr(params, name) == getattr(defaults, name)]
@@ -129,7 +130,8 @@ def test_a_file_holds_every_option(tmp_path):
         Hole(length=2),
         Hole(max_length=3),
     )
-    (done,) = record(engine_of(), [continuation()], model="m").runs
+    (done,) = record(engine_of(), [continuation(num_alternatives=2)], model="m").runs
+    assert {len(named) for named in done.result.alternatives[0]} == {2}
     requests = [
         Request(
             task=Continuation(prompt_ids=(1, 2)),
@@ -449,6 +451,8 @@ def test_what_older_programs_did_not_write_means_the_default(tmp_path):
     put((1, "request", "block_lengths"), ...)(lines)
     put((1, "request", "params", "cache"), ...)(lines)
     put((1, "result", "num_stale_rows"), ...)(lines)
+    put((1, "request", "params", "num_alternatives"), ...)(lines)
+    put((1, "result", "alternatives"), ...)(lines)
     old = tmp_path / "old"
     old.write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert load(old) == one_trace()

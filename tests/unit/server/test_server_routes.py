@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import socket
 
@@ -204,6 +205,49 @@ def test_echo_with_log_probabilities(client, tmp_path_factory):
     assert refused.status_code == 400
 
 
+def test_alternatives_to_the_written_tokens(client, model, reference):
+    messages = [{"role": "user", "content": "a"}]
+    given = {"messages": messages, "max_tokens": 8, "logprobs": True, "top_logprobs": 3, **SAMPLED}
+    whole = post(client, "/v1/chat/completions", **given).json()["choices"][0]["logprobs"]
+    tokens = written(reference, "a\n", 8, num_alternatives=3).holes[0].tokens
+    for token, told in zip(tokens, whole["content"], strict=True):
+        assert token.text == told["token"]
+        assert [(each.text, each.probability) for each in token.alternatives] == [
+            (each["token"], pytest.approx(math.exp(each["logprob"]), rel=1e-3)) for each in told["top_logprobs"]
+        ]
+        assert [bytes(each["bytes"]) for each in told["top_logprobs"]] == [
+            model.tokenizer.token_bytes(each.token_id) for each in token.alternatives
+        ]
+        assert len(told["top_logprobs"]) == 3
+    assert streamed(client, "/v1/chat/completions", **given)[-1]["choices"][0]["logprobs"] == whole
+
+
+def test_completions_name_the_written_token_beside_the_likeliest(client, reference):
+    given = {"prompt": "def mean(", "max_tokens": 12, "logprobs": 2, **SAMPLED}
+    told = post(client, "/v1/completions", **given).json()["choices"][0]["logprobs"]
+    tokens = written(reference, "def mean(", 12, num_alternatives=2).holes[0].tokens
+    assert told["tokens"] == [token.text for token in tokens]
+    for token, own, top in zip(tokens, told["token_logprobs"], told["top_logprobs"], strict=True):
+        assert set(top) == {token.text, *(each.text for each in token.alternatives)}
+        assert top[token.text] == own == pytest.approx(math.log(token.confidence), abs=1e-3)
+    # Sampled at temperature 1 from random weights: some tokens are not among the two likeliest.
+    assert {len(top) for top in told["top_logprobs"]} == {2, 3}
+    assert streamed(client, "/v1/completions", **given)[-1]["choices"][0]["logprobs"] == told
+    alone = post(client, "/v1/completions", **{**given, "logprobs": 0}).json()["choices"][0]["logprobs"]
+    assert [list(top) for top in alone["top_logprobs"]] == [[token] for token in alone["tokens"]]
+
+
+def test_infill_names_alternatives(client):
+    given = {"template": "def <FILL>(xs): <FILL>\n", "top_logprobs": 2, "temperature": 0.0}
+    holes = post(client, "/v1/infill", **given).json()["holes"]
+    tokens = [token for hole in holes for token in hole["tokens"]]
+    assert tokens
+    for token in tokens:
+        first, second = token["alternatives"]
+        assert (first["text"], first["confidence"]) == (token["text"], pytest.approx(token["confidence"]))
+        assert first["confidence"] >= second["confidence"]
+
+
 @pytest.mark.parametrize(
     ("route", "body", "status", "param", "words"),
     [
@@ -248,6 +292,15 @@ def test_echo_with_log_probabilities(client, tmp_path_factory):
             "top_logprobs",
             "logprobs",
         ),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 21},
+            400,
+            "top_logprobs",
+            "20",
+        ),
+        ("/v1/completions", {"prompt": "x", "logprobs": 21}, 400, "logprobs", "20"),
+        ("/v1/infill", {"template": "<FILL>", "top_logprobs": 21}, 400, "top_logprobs", "20"),
         ("/v1/infill", {"template": "x"}, 400, None, "<FILL>"),
         ("/v1/infill", {"template": "<FILL>", "holes": []}, 400, "holes", "1"),
         ("/v1/infill", {"template": "x" * 30_000}, 413, None, "20000"),

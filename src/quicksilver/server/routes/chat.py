@@ -37,11 +37,6 @@ async def chat(body: ChatRequest, http: Request, service: ServiceOf) -> Response
 def _check_supported(body: ChatRequest) -> None:
     if body.top_logprobs and not body.logprobs:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
-    if body.top_logprobs:
-        raise unsupported(
-            "top_logprobs",
-            "alternatives to the written tokens are not kept; send top_logprobs 0 for the written tokens alone",
-        )
     wants_tool = body.tool_choice not in (None, "auto", "none")
     is_strict = any(tool.function.strict for tool in body.tools or [])
     if wants_tool or is_strict:
@@ -69,7 +64,7 @@ def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest
         )
     prompt = service.template.encode([_turn(message) for message in body.messages])
     draft = _content(body.prediction.content, "prediction") if body.prediction else None
-    options = decoding_options(body, service.model)
+    options = decoding_options(body, service.model, num_alternatives=body.top_logprobs or 0)
     num_predicted = len(service.model.tokenizer.encode(draft)) if draft else 0
     return [
         GenerateRequest(

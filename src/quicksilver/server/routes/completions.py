@@ -47,7 +47,7 @@ async def complete(body: CompletionRequest, http: Request, service: ServiceOf) -
         echoes = [_text(service, prompt) for prompt in prompts] if body.echo else []
         if body.max_tokens == 0:
             return await _scored(service, http, body, echoes, scores)
-        options = decoding_options(body, service.model)
+        options = decoding_options(body, service.model, num_alternatives=body.logprobs or 0)
         requests = [
             _request(service, prompt, body.suffix, body.max_tokens, nth(options, index))
             for prompt in prompts

@@ -23,6 +23,7 @@ from quicksilver.api import (
     Resize,
     Snapshot,
     StreamEvent,
+    Token,
     split_template,
 )
 from quicksilver.api import InfillRequest as Infill
@@ -34,6 +35,7 @@ from quicksilver.protocol.infill import (
     InfillEvent,
     InfillRequest,
     InfillResponse,
+    LikelyToken,
     TokenConfidence,
 )
 from quicksilver.protocol.wire import ErrorResponse
@@ -92,12 +94,23 @@ def _request(body: InfillRequest, service: Service) -> Infill:
         texts=split_template(body.template, body.mark),
         holes=None if body.holes is None else tuple(map(_hole, body.holes)),
         layout=parse_layout(body.layout),
-        options=decoding_options(body, service.model, draft_threshold=body.draft_threshold),
+        options=decoding_options(
+            body, service.model, draft_threshold=body.draft_threshold, num_alternatives=body.top_logprobs
+        ),
     )
 
 
 def _hole(limits: HoleLimits) -> HoleOptions:
     return HoleOptions(length=limits.length, max_length=limits.max_length, draft=limits.draft)
+
+
+def _token(token: Token) -> TokenConfidence:
+    return TokenConfidence(
+        text=token.text,
+        confidence=token.confidence,
+        step=token.step,
+        alternatives=[LikelyToken(text=each.text, confidence=each.probability) for each in token.alternatives],
+    )
 
 
 async def _response(
@@ -115,13 +128,7 @@ async def _response(
         created=head.created,
         model=head.model,
         text=completion.text,
-        holes=[
-            FilledHole(
-                text=hole.text,
-                tokens=[TokenConfidence(text=t.text, confidence=t.confidence, step=t.step) for t in hole.tokens],
-            )
-            for hole in completion.holes
-        ],
+        holes=[FilledHole(text=hole.text, tokens=list(map(_token, hole.tokens))) for hole in completion.holes],
         finish_reason=finish_reason(completion),
         usage=usage,
         trace=trace_of(completion, body),
