@@ -52,13 +52,14 @@ from speed import Filled, Loop, measure, split
 
 from quicksilver.api import DecodingOptions, InfillLayout, InfillRequest, Model
 from quicksilver.api.loading import find_model
-from quicksilver.decoding import Commit
+from quicksilver.decoding import Cache, Commit
 from quicksilver.diffusion.spec import Objective
 from quicksilver.engine import costs
 from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.request import Continuation, Request
 from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
+from quicksilver.evaluation.infill import LINE_END
 from quicksilver.evaluation.provenance import environment
 from quicksilver.evaluation.suites import InfillItem
 from quicksilver.models.attention import Attention
@@ -131,7 +132,7 @@ def load_sides(
         model = Model(denoiser, spec, tokenizer, name=find_model(each.model).resolve().name)
         config = EngineConfig() if row_budget is None else EngineConfig(row_budget=row_budget)
         engine = Engine(denoiser, spec, config)
-        chosen = options if layouts else DecodingOptions(seed=options.seed)
+        chosen = options if layouts else DecodingOptions(seed=options.seed, stop=options.stop)
         for name, layout in (layouts or {TWIN: InfillLayout.PSM}).items():
             sides[name] = Side(model=model, denoiser=denoiser, engine=engine, layout=layout, options=chosen)
     return sides
@@ -378,7 +379,11 @@ class Bench:
         }
 
     def _speed(self) -> object:
-        others, left_out = rivals(self.sides[TWIN].model, find_model(self.twin.model), self.subject.device, self.dtype)
+        side = self.sides[TWIN]
+        is_one_line = bool(side.options.stop)
+        others, left_out = rivals(
+            side.model, find_model(self.twin.model), self.subject.device, self.dtype, is_one_line=is_one_line
+        )
         loops: dict[str, Loop] = {name: side.fill for name, side in self.sides.items()} | others
         with progress() as bar:
             task = bar.add_task("speed", total=(self.rounds + 1) * len(self.holes), detail="warming up")
@@ -432,6 +437,9 @@ def main(
     only: Annotated[list[Part] | None, typer.Option(help="Only this part; may be repeated.")] = None,
     policy: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Confidence from which a token is written.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Forwards per block, for policies that count.")] = None,
+    cache: Annotated[Cache, typer.Option(help="Of holes in place.")] = Cache.EXACT,
+    one_line: Annotated[bool, typer.Option("--one-line", help="End every hole at its first line end.")] = False,
     block_length: Annotated[int | None, typer.Option(help="Of layout psm. Default: the checkpoint's.")] = None,
     row_budget: Annotated[int | None, typer.Option(help="Rows of a forward. Default: the engine's.")] = None,
     dtype: Annotated[
@@ -455,13 +463,16 @@ def main(
             for name in (model, twin)
         )
         number_format = getattr(torch, dtype.value)
-        options = DecodingOptions(policy=policy, threshold=threshold, seed=seed)
+        stop = (LINE_END,) if one_line else ()
+        options = DecodingOptions(policy=policy, threshold=threshold, steps=steps, seed=seed, stop=stop)
         sides = load_sides(subject, twin_subject, options, number_format, row_budget)
         if block_length is not None:
             sides[PSM] = replace(sides[PSM], options=replace(options, block_length=block_length))
+        sides[IN_PLACE] = replace(sides[IN_PLACE], options=replace(options, cache=cache))
         about = subject.about() | {"twin": twin_subject.about(), "rounds": rounds, "dtype": dtype.value}
         about |= {"policy": repr(options.resolve_policy(sides[PSM].model.spec)), "environment": environment()}
         about |= {"block_length": block_length or sides[PSM].model.spec.block_length}
+        about |= {"cache": cache.value, "one_line": one_line}
         about |= {"row_budget": sides[PSM].engine.config.row_budget}
         bench = Bench(
             subject=subject,
@@ -488,6 +499,7 @@ def _text(about: Mapping[str, object], report: Mapping[str, object]) -> str:
     title = f"{about['model']} on {about['items']} holes of {about['suite']}, {about['dtype']}, {about['device']}, "
     title += f"{machine.get('gpu') if about['device'] != 'cpu' else machine.get('cpu')}, "
     title += f"{machine.get('threads')} threads, {about['policy']}, block length {about['block_length']}, "
+    title += f"cache {about['cache']}, {'one line, ' if about['one_line'] else ''}"
     title += f"row budget {about['row_budget']}, {about['rounds']} rounds"
     parts = [title]
     for name, values in report.items():

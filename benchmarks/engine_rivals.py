@@ -20,21 +20,26 @@ LLAMA = {"twin, llama.cpp q8_0": "q8_0", "twin, llama.cpp f32": "f32"}
 """Number format of the weights by loop; activations of q8_0 are rounded to 8 bits too, the cache is f16 in both."""
 
 
-def rivals(model: Model, folder: Path, device: str, dtype: torch.dtype) -> tuple[dict[str, Loop], list[str]]:
+def rivals(
+    model: Model, folder: Path, device: str, dtype: torch.dtype, *, is_one_line: bool
+) -> tuple[dict[str, Loop], list[str]]:
     """The twin elsewhere, by name, and what was left out and why. llama.cpp computes on the CPU, as its files say."""
     loops: dict[str, Loop] = {}
+    eos = model.spec.special.eos
+    # A line end is a token of its own.
+    ends = [eos, model.tokenizer.newline_id] if is_one_line else [eos]
     left_out = []
     if importlib.util.find_spec("transformers") is None:
         left_out.append("transformers: pip install 'quicksilver-lm[hf]'")
     else:
         for name, kind in ((CACHED, TypedCachedTwin), (GENERATE, GeneratingTwin)):
-            loops[name] = kind(model, folder, device, dtype)
+            loops[name] = kind(model, folder, device, dtype, ends)
     if importlib.util.find_spec("llama_cpp") is None:
         left_out.append("llama.cpp: pip install llama-cpp-python 'quicksilver-lm[gguf]'")
         return loops, left_out
     for name, weights in LLAMA.items():
         try:
-            loops[name] = LlamaTwin(model, folder, weights)
+            loops[name] = LlamaTwin(model, folder, weights, ends)
         except ConfigError as error:
             left_out.append(f"{name}: {error}")
     return loops, left_out
@@ -43,8 +48,8 @@ def rivals(model: Model, folder: Path, device: str, dtype: torch.dtype) -> tuple
 class TypedCachedTwin(CachedTwin):
     """A loop over transformers' cache, in any number format."""
 
-    def __init__(self, model: Model, folder: Path, device: str, dtype: torch.dtype) -> None:
-        super().__init__(model, folder, device)
+    def __init__(self, model: Model, folder: Path, device: str, dtype: torch.dtype, ends: list[int]) -> None:
+        super().__init__(model, folder, device, ends)
         self._network = self._network.to(dtype)
 
 
@@ -63,12 +68,12 @@ class GeneratingTwin(TypedCachedTwin):
             max_new_tokens=most_tokens(self._api),
             do_sample=False,
             suppress_tokens=self._banned.tolist(),
-            eos_token_id=spec.special.eos,
+            eos_token_id=self._ends,
             pad_token_id=spec.special.pad,
         )
         written = output[0, inputs.shape[1] :].tolist()
         seconds = time.perf_counter() - start
-        kept = [token for token in written if token != spec.special.eos]
+        kept = [token for token in written if token not in self._ends]
         return Filled(self._api.tokenizer.decode(kept), len(kept), len(written), seconds)
 
 
@@ -78,11 +83,11 @@ class LlamaTwin:
     ``Llama.generate`` does the same with one more copy of the logits per token.
     """
 
-    def __init__(self, model: Model, folder: Path, dtype: str) -> None:
+    def __init__(self, model: Model, folder: Path, dtype: str, ends: list[int]) -> None:
         """Export the twin's folder in ``dtype`` and load that."""
         import llama_cpp  # pyright: ignore[reportMissingImports]
 
-        self._api, self._library = model, llama_cpp
+        self._api, self._library, self._ends = model, llama_cpp, ends
         threads = torch.get_num_threads()
         with TemporaryDirectory() as scratch:
             file = Path(scratch) / "twin.gguf"
@@ -109,15 +114,15 @@ class LlamaTwin:
         return sampler
 
     def __call__(self, item: InfillItem) -> Filled:
-        eos, room = self._api.spec.special.eos, most_tokens(self._api)
+        room = most_tokens(self._api)
         pending, written, first = prompt_of(self._api, item), [], None
         start = time.perf_counter()
         self._llama.reset()
-        while len(written) < room and eos not in written[-1:]:
+        while len(written) < room and not (written and written[-1] in self._ends):
             self._llama.eval(pending)
             written.append(self._library.llama_sampler_sample(self._choose, self._llama.ctx, -1))
             first = first or time.perf_counter() - start
             pending = written[-1:]
         seconds = time.perf_counter() - start
-        kept = [token for token in written if token != eos]
+        kept = [token for token in written if token not in self._ends]
         return Filled(self._api.tokenizer.decode(kept), len(kept), len(written), seconds, first)

@@ -102,13 +102,13 @@ def prompt_of(model: Model, item: InfillItem) -> list[int]:
 class CachedTwin:
     """Greedy decoding with transformers' key/value cache, of the same prompts under the same limits as the api's."""
 
-    def __init__(self, model: Model, folder: Path, device: str) -> None:
-        """Load the folder once more."""
+    def __init__(self, model: Model, folder: Path, device: str, ends: Sequence[int]) -> None:
+        """Load the folder once more; any token of ``ends`` ends a hole."""
         try:
             from transformers import AutoModelForCausalLM
         except ImportError as error:
             raise ConfigError("the cached twin needs transformers: pip install 'quicksilver-lm[hf]'") from error
-        self._api, self._device = model, torch.device(device)
+        self._api, self._device, self._ends = model, torch.device(device), list(ends)
         network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
         self._network = cast(nn.Module, network).eval().to(self._device)
         self._banned = torch.tensor([i for i in range(len(SPECIAL_TOKENS)) if i != model.spec.special.eos])
@@ -126,7 +126,7 @@ class CachedTwin:
             logits[self._banned] = -torch.inf
             token = int(logits.argmax())
             first = first or time.perf_counter() - start
-            if token == self._api.spec.special.eos:
+            if token in self._ends:
                 break
             written.append(token)
             inputs = torch.tensor([[token]], device=self._device)
@@ -189,7 +189,7 @@ def main(
             "diffusion, in place": plain_loop(loaded, InfillLayout.IN_PLACE, options),
             "diffusion, psm": plain_loop(loaded, InfillLayout.PSM, options),
             "twin": plain_loop(loaded_twin, InfillLayout.PSM, DecodingOptions(seed=seed)),
-            CACHED: CachedTwin(loaded_twin, find_model(twin), device),
+            CACHED: CachedTwin(loaded_twin, find_model(twin), device, [loaded_twin.spec.special.eos]),
         }
         with progress() as bar:
             task = bar.add_task("holes", total=(rounds + 1) * len(holes), detail="checking and warming up")
