@@ -28,6 +28,7 @@ from common import (
 
 from quicksilver.api import InfillLayout
 from quicksilver.decoding import (
+    Cache,
     ConfidenceThreshold,
     DynamicFactor,
     EntropyBound,
@@ -91,6 +92,7 @@ def main(
     items: Annotated[int, typer.Option(help="Random items, the same for every policy.")] = 200,
     length: Annotated[Length, typer.Option(help=Length.__doc__)] = Length.UNKNOWN,
     layout: Annotated[InfillLayout | None, typer.Option(help="Default: in_place where trained, else psm.")] = None,
+    cache: Annotated[Cache, typer.Option(help="Of holes in place.")] = Cache.EXACT,
     only: Annotated[list[str] | None, typer.Option(help="Only this policy; may be repeated.")] = None,
     context: Annotated[int, typer.Option(help="Most tokens the model sees.")] = CONTEXT,
     seed: Annotated[int, typer.Option(help="Of the sample and the decoding.")] = 0,
@@ -104,11 +106,11 @@ def main(
         )
         grid, loaded, holes = _grid(only), subject.load(), subject.holes()
         chosen = layout or default_layout(loaded)
-        about = subject.about() | {"layout": chosen.value, "length": length.value}
+        about = subject.about() | {"layout": chosen.value, "length": length.value, "cache": cache.value}
         rows: list[tuple[Setting, InfillSummary]] = []
         for setting in _settings_of(grid, loaded.spec.noise.edit_rate):
             log = ResultLog(out.with_suffix("") / f"{setting.slug}.jsonl", about | {"policy": repr(setting.policy)})
-            options = ExactPolicy(exact_policy=setting.policy, seed=seed)
+            options = ExactPolicy(exact_policy=setting.policy, cache=cache, seed=seed)
             is_one_line = length is Length.ONE_LINE
             filler = ModelFiller(model=loaded, layout=chosen, options=options, is_one_line=is_one_line)
             with progress() as bar:
@@ -147,7 +149,7 @@ def _settings_of(grid: tuple[Setting, ...], edit_rate: float) -> list[Setting]:
 
 def _table(about: dict[str, object], rows: list[tuple[Setting, InfillSummary]]) -> str:
     title = f"{about['model']} on {about['items']} items of {about['suite']}"
-    title += f", layout {about['layout']}, length {about['length']}"
+    title += f", layout {about['layout']}, cache {about['cache']}, length {about['length']}"
     header = ("policy", "parameter", "exact match [95 %]", "parse rate", "TPF [95 %]", "NFE per item", "tokens/s")
     cells = [
         (

@@ -39,6 +39,7 @@ from common import (
 
 from quicksilver.api import DecodingOptions, InfillLayout
 from quicksilver.checkpoints.folder import TOKENIZER_FILE
+from quicksilver.decoding import Cache
 from quicksilver.errors import ConfigError
 from quicksilver.evaluation import likelihood
 from quicksilver.evaluation.infill import InfillSummary, ItemResult, ModelFiller, run_suite, summarise
@@ -73,6 +74,7 @@ def main(
     policy: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Confidence from which a token is written.")] = None,
     steps: Annotated[int | None, typer.Option(help="Forwards per block, for policies that count.")] = None,
+    cache: Annotated[Cache, typer.Option(help="Of holes in place.")] = Cache.EXACT,
     block_length: Annotated[list[int] | None, typer.Option(help="Bits per byte may take several.")] = None,
     samples: Annotated[int, typer.Option(help="Random masks per window, for the bound.")] = 4,
     batch_size: Annotated[int, typer.Option(help="Windows per forward, for bits per byte.")] = 8,
@@ -95,7 +97,9 @@ def main(
         if block_length is not None and len(block_length) > 1:
             raise ConfigError("an infill suite takes one --block-length")
         one_length = block_length[0] if block_length else None
-        options = DecodingOptions(policy=policy, threshold=threshold, steps=steps, block_length=one_length, seed=seed)
+        options = DecodingOptions(
+            policy=policy, threshold=threshold, steps=steps, block_length=one_length, cache=cache, seed=seed
+        )
         _infill(subject, length, layout, options, out)
 
 
