@@ -43,8 +43,8 @@ def _spec(objective: Objective, task: CodeTaskConfig) -> DiffusionSpec:
         has_causal_context=True,
         trained_block_lengths=tuple(length for length, _ in task.block_lengths),
         noise=NoiseRates(edit_rate=task.noise.edit_rate if has_edits else 0.0, has_length_noise=True),
-        # benchmarks/lengths.py, on the validation split.
-        decoding=DecodingDefaults(hole_length=task.in_place.start_length, length_margin=0.5),
+        # benchmarks/lengths.py and caches.py, on the validation split.
+        decoding=DecodingDefaults(hole_length=task.in_place.start_length, length_margin=0.5, cache="vicinity"),
     )
 
 

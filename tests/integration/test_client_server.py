@@ -216,7 +216,8 @@ def test_options_of_a_model_here_contradict_a_server(command, subcommand, given)
     [
         (("generate", "x", "--policy", "fastest"), ("confidence_threshold",)),
         (("generate", "x", "--server-model", "nobody"), ("nobody", "gpt-4o")),
-        (("infill", __file__, "--cache", "dual"), ("--cache", "--server")),
+        (("infill", __file__, "--device", "cpu"), ("--device", "--server")),
+        (("infill", __file__, "--cache", "fast"), ("fast", "vicinity")),
         (("infill", __file__, "--mark", "\x7f"), ("no hole",)),
     ],
 )

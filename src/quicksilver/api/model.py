@@ -218,7 +218,7 @@ class Model:
         """
         is_infill = isinstance(request, InfillRequest)
         texts = request.texts if is_infill else ("", "")
-        params = self._params(request.options)
+        params = self._params(request)
         session = Session(self.tokenizer, len(texts) - 1, self.spec.special.eos, params.seed, request.options.stop)
         if is_infill and request.resolve_layout(self.spec) is InfillLayout.PSM:
             jobs = self._psm_jobs(request, session, params, has_frames)
@@ -235,7 +235,7 @@ class Model:
             InputError, ConfigError: as ``generate`` and ``infill``; also for prefix-suffix-middle infill of several
                 holes, which is one engine request after the other.
         """
-        return self._engine_request(request, self._params(request.options), has_frames)
+        return self._engine_request(request, self._params(request), has_frames)
 
     def _engine_request(
         self, request: GenerateRequest | InfillRequest, params: SamplingParams, has_frames: bool
@@ -349,14 +349,20 @@ class Model:
     def _block_length(self, requested: int | None) -> int:
         return 1 if self.spec.objective is Objective.AUTOREGRESSIVE else requested or self.spec.block_length
 
-    def _params(self, options: DecodingOptions) -> SamplingParams:
+    def _is_in_place(self, request: GenerateRequest | InfillRequest) -> bool:
+        if isinstance(request, GenerateRequest):
+            return request.draft is not None
+        return request.resolve_layout(self.spec) is InfillLayout.IN_PLACE
+
+    def _params(self, request: GenerateRequest | InfillRequest) -> SamplingParams:
+        options = request.options
         return SamplingParams(
             policy=options.resolve_policy(self.spec),
             temperature=options.temperature,
             seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
             block_length=options.block_length,
             max_nfe=options.max_nfe,
-            cache=options.resolve_cache(),
+            cache=options.resolve_cache(self.spec, is_in_place=self._is_in_place(request)),
             refresh_every=options.refresh_every,
             top_k=options.top_k,
             top_p=options.top_p,
@@ -382,6 +388,12 @@ class Model:
             prompt_ids.insert(0, start)
         if not prompt_ids:
             raise InputError("the prompt is empty")
+        if ids is not None:
+            wrong = next((each for each in ids if not 0 <= each < self._denoiser.config.vocab_size), None)
+            if wrong is not None:
+                raise InputError(
+                    f"token ids of the prompt must lie in [0, {self._denoiser.config.vocab_size}): {wrong}"
+                )
         return prompt_ids
 
     def _drafted(self, request: GenerateRequest) -> tuple[Segment, ...]:

@@ -68,7 +68,8 @@ class DecodingOptions:
     """Milliseconds after which everything open is committed: the best answer so far."""
     cache: str | None = None
     """Only for holes in place: ``exact``, or ``prefix``, ``dual`` or ``vicinity``, which compute only rows near the
-    holes and see the others as they were some forwards before; see ``decoding.kept_rows``. None: ``exact``."""
+    holes and see the others as they were some forwards before; see ``decoding.kept_rows``. None: the
+    checkpoint's."""
     refresh_every: int | None = None
     """With such a cache, every so many forwards everything is computed. None: when a hole has changed its length."""
     top_k: int | None = None
@@ -88,16 +89,17 @@ class DecodingOptions:
     num_alternatives: int = 0
     """How many of the likeliest tokens are named beside each written one, see ``Token.alternatives``; in [0, 20]."""
 
-    def resolve_cache(self) -> Cache:
-        """The cache of a name.
+    def resolve_cache(self, spec: DiffusionSpec, *, is_in_place: bool) -> Cache:
+        """The cache of a name, or the checkpoint's; ``exact`` where nothing is filled in place.
 
         Raises:
             ConfigError: there is no such cache.
         """
+        name = self.cache or (spec.decoding.cache if is_in_place else Cache.EXACT)
         try:
-            return Cache(self.cache or Cache.EXACT)
+            return Cache(name)
         except ValueError as error:
-            raise ConfigError(f"no cache {self.cache!r}; known: {', '.join(Cache)}") from error
+            raise ConfigError(f"no cache {name!r}; known: {', '.join(Cache)}") from error
 
     def resolve_policy(self, spec: DiffusionSpec) -> Policy | None:
         """The policy to decode with; None for an autoregressive checkpoint.
@@ -234,7 +236,7 @@ class InfillRequest:
                 raise ConfigError(
                     "block_length contradicts layout in_place, which denoises all holes together; use layout psm"
                 )
-        elif self.options.resolve_cache() is not Cache.EXACT:
+        elif self.options.resolve_cache(spec, is_in_place=False) is not Cache.EXACT:
             raise ConfigError(
                 f"cache {self.options.cache} contradicts layout psm, whose keys and values are final and always kept; "
                 f"use layout in_place"

@@ -75,9 +75,11 @@ def command(
         "stop": (*(stop or ()), *(["\n"] if one_line else [])),
         "max_nfe": max_nfe,
         "deadline_ms": deadline_ms,
+        "cache": cache,
+        "refresh_every": refresh_every,
         "seed": seed,
     }
-    local = ("model", "device", "trace", "watch", "cache", "refresh_every")
+    local = ("model", "device", "trace", "watch")
     if options.asks_server(context, server, server_model, *local):
         from quicksilver.cli import remote
 
@@ -98,7 +100,7 @@ def command(
             hole_length=hole_length,
             max_hole_length=max_hole_length,
             layout=parse_layout(layout),
-            options=DecodingOptions(cache=cache, refresh_every=refresh_every, **decoding),
+            options=DecodingOptions(**decoding),
         )
         loaded = load(model, device=device)
     with traced(loaded, model, trace):

@@ -53,7 +53,7 @@ Cache = Annotated[
     typer.Option(
         metavar="NAME",
         help="Rows computed per forward, in place: exact (all), or prefix, dual or vicinity: those near the holes, "
-        "while the others are seen as they were. [default: exact]",
+        "while the others are seen as they were. [default: the model's]",
     ),
 ]
 RefreshEvery = Annotated[

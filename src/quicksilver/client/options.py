@@ -27,6 +27,8 @@ class RequestOptions:
     threshold: float | None = None
     steps: int | None = None
     block_length: int | None = None
+    cache: str | None = None
+    refresh_every: int | None = None
     max_nfe: int | None = None
     deadline_ms: float | None = None
     realtime: bool = False

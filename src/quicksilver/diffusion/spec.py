@@ -89,6 +89,8 @@ class DecodingDefaults:
     length_margin: float = 0.0
     """How much surer than the first look later ones must be to change a hole's length, in [0, 1]; see
     ``decoding.lengths``."""
+    cache: str = "exact"
+    """Of holes in place, see ``decoding.kept_rows``: another one is an approximation whose quality was measured."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.length_margin <= 1.0:

@@ -45,6 +45,9 @@ class SamplingFields(Wire):
     threshold: float | None = None
     steps: int | None = None
     block_length: int | None = None
+    cache: str | None = None
+    """Only for holes in place."""
+    refresh_every: Annotated[int, Field(ge=1)] | None = None
     max_nfe: Annotated[int, Field(ge=1)] | None = None
     deadline_ms: Annotated[float, Field(gt=0)] | None = None
     return_trace: bool = False

@@ -27,6 +27,8 @@ def decoding_options(
         policy=fields.policy,
         steps=fields.steps,
         block_length=_block_length(fields, model),
+        cache=fields.cache,
+        refresh_every=fields.refresh_every,
         temperature=fields.temperature,
         # Clients send negative seeds; the engine's lie in [0, 2**63).
         seed=None if fields.seed is None else fields.seed % 2**63,

@@ -1,5 +1,7 @@
 """Requests that contradict themselves or their checkpoint are refused by name."""
 
+from dataclasses import replace
+
 import pytest
 
 from quicksilver.api import DecodingOptions, GenerateRequest, InfillLayout, InfillRequest, split_template
@@ -73,10 +75,14 @@ def test_layouts_that_cannot_be_are_refused(request_, spec, words):
 
 
 def test_a_cache_has_a_name():
-    assert DecodingOptions().resolve_cache() is Cache.EXACT
-    assert DecodingOptions(cache="vicinity").resolve_cache() is Cache.VICINITY
+    calibrated = replace(SPEC, decoding=replace(SPEC.decoding, cache="dual"))
+    for is_in_place in (True, False):
+        assert DecodingOptions().resolve_cache(SPEC, is_in_place=is_in_place) is Cache.EXACT
+        assert DecodingOptions(cache="vicinity").resolve_cache(SPEC, is_in_place=is_in_place) is Cache.VICINITY
+    assert DecodingOptions().resolve_cache(calibrated, is_in_place=True) is Cache.DUAL
+    assert DecodingOptions().resolve_cache(calibrated, is_in_place=False) is Cache.EXACT
     with pytest.raises(ConfigError, match="no cache 'fast'; known: exact, prefix, dual, vicinity"):
-        DecodingOptions(cache="fast").resolve_cache()
+        DecodingOptions(cache="fast").resolve_cache(SPEC, is_in_place=True)
 
 
 def test_bad_values_are_refused_at_once():

@@ -253,6 +253,9 @@ def test_infill_names_alternatives(client):
     [
         ("/v1/completions", {"prompt": "x", "model": "gpt-5"}, 404, "model", "gpt-4o"),
         ("/v1/completions", {}, 400, "prompt", "prompt"),
+        ("/v1/completions", {"prompt": [10, 2**70]}, 400, None, "token ids of the prompt"),
+        ("/v1/completions", {"prompt": [-1]}, 400, "prompt", "prompt"),
+        ("/v1/infill", {"template": "x<FILL>", "cache": "fast"}, 400, "cache", "vicinity"),
         ("/v1/completions", {"prompt": "x", "policy": "fastest"}, 400, "policy", "confidence_threshold"),
         ("/v1/completions", {"prompt": "x", "block_length": 5}, 400, "block_length", "trained"),
         ("/v1/completions", {"prompt": "x", "temperature": 3}, 400, "temperature", "2"),
