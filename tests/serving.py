@@ -1,6 +1,5 @@
 """A real server on a free loopback port, in a thread of its own."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +9,13 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from quicksilver.server.run import listen
+
 
 @contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
     """The base URL while the application serves."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
