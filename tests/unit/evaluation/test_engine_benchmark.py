@@ -193,7 +193,7 @@ def test_llama_cpp_is_asked_for_the_same(script, sides: dict, folder: Path, monk
     rivals = importlib.import_module("engine_rivals")
     monkeypatch.setattr(rivals, "export_gguf", lambda source, file, dtype: file.write_text(f"{source} {dtype}"))
     side = sides["twin"]
-    filled = rivals.LlamaTwin(side.model, folder / "twin", "q8_0")(HOLES[0])
+    filled = rivals.LlamaTwin(side.model, folder / "twin", "q8_0", [side.model.spec.special.eos])(HOLES[0])
     prompt = side.job(HOLES[0]).task.prompt_ids
     assert fake.evaluated == [list(prompt), [60], [50]]
     assert fake.banned == [0, *range(2, 48)]
@@ -201,13 +201,18 @@ def test_llama_cpp_is_asked_for_the_same(script, sides: dict, folder: Path, monk
     assert [fake.asked[name] for name in ("n_ctx", "n_threads", "n_threads_batch")] == [128, threads, threads]
     assert (filled.text, filled.num_tokens, filled.nfe) == (side.model.tokenizer.decode([60, 50]), 2, 3)
     assert 0 < filled.first_seconds < filled.seconds
+    ended = rivals.LlamaTwin(side.model, folder / "twin", "q8_0", [side.model.spec.special.eos, 50])
+    fake._next = iter([60, 50])
+    assert ended(HOLES[0]).num_tokens == 1
 
 
 @pytest.mark.slow
 def test_llama_cpp_writes_what_the_engine_writes(script, sides: dict, folder: Path):
     pytest.importorskip("llama_cpp", reason="checks against llama.cpp: pip install llama-cpp-python")
     side = sides["twin"]
-    loop = importlib.import_module("engine_rivals").LlamaTwin(side.model, folder / "twin", "f32")
+    loop = importlib.import_module("engine_rivals").LlamaTwin(
+        side.model, folder / "twin", "f32", [side.model.spec.special.eos]
+    )
     for item in HOLES:
         ours, found = side.fill(item), loop(item)
         assert (found.text, found.num_tokens, found.nfe) == (ours.text, ours.num_tokens, ours.nfe)
@@ -216,7 +221,7 @@ def test_llama_cpp_writes_what_the_engine_writes(script, sides: dict, folder: Pa
 def test_what_is_not_installed_is_left_out_with_its_remedy(script, sides: dict, folder: Path, monkeypatch):
     rivals = importlib.import_module("engine_rivals")
     monkeypatch.setattr(rivals.importlib.util, "find_spec", lambda name: None)
-    loops, left_out = rivals.rivals(sides["twin"].model, folder / "twin", "cpu", torch.float32)
+    loops, left_out = rivals.rivals(sides["twin"].model, folder / "twin", "cpu", torch.float32, is_one_line=False)
     assert loops == {}
     assert [each.partition(":")[0] for each in left_out] == ["transformers", "llama.cpp"]
     assert all("pip install" in each for each in left_out)
