@@ -41,9 +41,11 @@ GENERATING = (
     "/v1/apply/completions",
 )
 _PARAMETERS = (
+    "cache",
     "deadline_ms",
     "frequency_penalty",
     "logit_bias",
+    "logprobs",
     "max_nfe",
     "max_tokens",
     "policy",
@@ -55,6 +57,7 @@ _PARAMETERS = (
     "temperature",
     "threshold",
     "top_k",
+    "top_logprobs",
     "top_p",
 )
 
