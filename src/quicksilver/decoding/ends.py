@@ -11,7 +11,7 @@ length only.
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from quicksilver.decoding.lengths import MEDIAN
@@ -27,18 +27,16 @@ def hold_ends(window: Window, end_id: int) -> Window:
     is_end = (window.candidate_ids == end_id) & (window.is_masked | window.is_draft)
     if not bool(is_end.any()):
         return window
-    is_median = _median_end(window, is_end)
+    # All three at once, each so that more is surer: a step of a small model is short beside so many small operators.
+    values = torch.stack([window.confidence, window.margin, -window.entropy])
+    least = values.masked_fill(~window.is_masked, torch.inf).cummin(dim=-1).values
+    held = torch.where(is_end, torch.minimum(values, least), values)
+    if bool((window.step == 0).any()):
+        held = torch.where(_median_end(window, is_end), _SUREST.to(held)[:, None, None], held)
+    return replace(window, confidence=held[0], margin=held[1], entropy=-held[2])
 
-    def held(values: Float[Tensor, "B W"], sure: float) -> Float[Tensor, "B W"]:
-        least = values.masked_fill(~window.is_masked, torch.inf).cummin(dim=-1).values
-        return torch.where(is_end, torch.minimum(values, least), values).masked_fill(is_median, sure)
 
-    return replace(
-        window,
-        confidence=held(window.confidence, 1.0),
-        margin=held(window.margin, 1.0),
-        entropy=-held(-window.entropy, 0.0),
-    )
+_SUREST = torch.tensor([1.0, 1.0, 0.0])
 
 
 def _median_end(window: Window, is_end: Bool[Tensor, "B W"]) -> Bool[Tensor, "B W"]:
