@@ -63,7 +63,7 @@ class ModelFiller:
     def fill(self, prefix: str, suffix: str, hole_length: int | None) -> Completion:
         """See ``request``."""
         completion = self.model.run(self.request(prefix, suffix, hole_length))
-        return with_line_end(completion) if self.is_one_line else completion
+        return _with_line_end(completion) if self.is_one_line else completion
 
     def request(self, prefix: str, suffix: str, hole_length: int | None) -> InfillRequest:
         """A given length is exact in place; in layout psm, where the model ends the hole itself, it is a limit."""
@@ -79,7 +79,7 @@ class ModelFiller:
         )
 
 
-def with_line_end(completion: Completion) -> Completion:
+def _with_line_end(completion: Completion) -> Completion:
     """What the hole of a completion would hold with the line end that stopped it."""
     if completion.finish_reason is not FinishReason.STOP:
         return completion

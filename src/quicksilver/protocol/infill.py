@@ -27,7 +27,6 @@ class InfillRequest(SamplingFields):
     """In order; None: nothing is known of any."""
     layout: Literal["in_place", "psm"] | None = None
     draft_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     """Likeliest tokens to name beside each written one."""
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -49,6 +49,7 @@ class Service:
         self.is_draining = False
         self._async_model: AsyncModel | None = None
         self._scoring = asyncio.Lock()
+        self._num_beside = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -69,7 +70,18 @@ class Service:
 
     @property
     def num_open(self) -> int:
-        return 0 if self._async_model is None else self._async_model.num_requests
+        """Requests that wait or run: a shutdown waits for them."""
+        return self._num_beside + (0 if self._async_model is None else self._async_model.num_requests)
+
+    @contextmanager
+    def beside_engine(self) -> Iterator[None]:
+        """One open request inside, whose work the engine does not know of; ApiError if there is no room for it."""
+        self.require_room(1)
+        self._num_beside += 1
+        try:
+            yield
+        finally:
+            self._num_beside -= 1
 
     def name(self, wanted: str | None) -> str:
         """The model's name as the client calls it.

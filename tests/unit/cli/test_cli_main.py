@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from quicksilver import __version__
-from quicksilver.cli import infill, main, running
+from quicksilver.cli import infill, main, remote, running
 from quicksilver.cli.options import POLICY_HELP
-from quicksilver.decoding import POLICY_NAMES
+from quicksilver.decoding import POLICY_NAMES, params
 from quicksilver.decoding.policies import SELF_SPECULATIVE
 from quicksilver.errors import TrainingError
 
@@ -88,3 +88,8 @@ def test_bugs_are_not_hidden(quicksilver, folder, monkeypatch):
     monkeypatch.setattr(infill, "read_text", fail)
     with pytest.raises(ZeroDivisionError):
         quicksilver("infill", "-", "--model", folder)
+
+
+def test_a_server_is_asked_for_as_much_as_a_model_here_writes():
+    """Two constants, because the one of decoding would import torch."""
+    assert remote.DEFAULT_MAX_TOKENS == params.DEFAULT_MAX_TOKENS

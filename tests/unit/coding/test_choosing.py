@@ -2,18 +2,11 @@
 
 import pytest
 
-from quicksilver.coding.apply import Hole, Merge, choose_candidates, merge, readings
+from quicksilver.coding.apply import Hole, Merge, choose_candidates, merge
 from quicksilver.errors import MergeError
 
 ORIGINAL = "def f(x):\n    if x > 2:\n        return None\n    if x > 1:\n        return None\n    return x\n"
 SNIPPET = "def f(x):\n    # ...\n        log(x)\n        return None\n    # ...\n"
-
-
-def test_readings_are_the_file_with_each_candidate():
-    merged = merge(ORIGINAL, SNIPPET)
-    (hole,) = merged.holes
-    texts = [each.before + each.candidate + each.after for each in readings(merged, hole)]
-    assert texts == [merged.resolve([0]), merged.resolve([1])]
 
 
 @pytest.mark.parametrize("scores", [(0.0, -1.0), (-1.0, 0.0)])
@@ -37,8 +30,6 @@ def test_candidates_that_do_not_fit_each_other_are_left():
     assert choose_candidates(original, snippet, merged, [(0.0, 1.0), (0.0, 1.0)]) == (text, [0, 0])
 
 
-def test_what_is_not_sound_at_all_is_an_error():
-    with pytest.raises(MergeError, match="is not in the merged file"):
-        choose_candidates(ORIGINAL, SNIPPET, Merge(ORIGINAL), [])
+def test_every_hole_needs_its_scores():
     with pytest.raises(MergeError, match="1 holes, there are 0"):
         choose_candidates(ORIGINAL, SNIPPET, Merge(ORIGINAL), [None])

@@ -1,6 +1,7 @@
 """The apply route: the whole merged file, or a reason."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ from quicksilver.coding.apply import merge
 from quicksilver.diffusion.spec import Objective
 from quicksilver.server.app import create_app
 from quicksilver.server.config import ServerConfig
-from tests.serving import events, listening
+from tests.serving import events, listening, wait_until
 from tests.tiny_checkpoints import save_tiny_checkpoint
 
 FILE = """import os
@@ -113,7 +114,12 @@ def test_a_merge_that_takes_too_long_is_refused(model):
     slow = apply_prompt("a b c\n" * 3000, "a b c\n" * 1000 + "q r\n")
     with listening(app) as url, httpx.Client(base_url=url, timeout=30) as client:
         body = {"messages": [{"role": "user", "content": slow}]}
-        response = client.post("/v1/apply/completions", json=body)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.post, "/v1/apply/completions", json=body)
+            # A shutdown waits for what is open.
+            wait_until(lambda: app.state.service.num_open == 1)
+            response = asked.result()
+        assert app.state.service.num_open == 0
         assert response.status_code == 422
         assert "merge_seconds" in response.json()["error"]["message"]
         assert ask_apply(client, FILE, LAZY).status_code == 200

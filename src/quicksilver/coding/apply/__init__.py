@@ -4,7 +4,7 @@ What the snippet leaves undetermined is a hole with candidates; what cannot be v
 """
 
 from quicksilver.coding.apply.checking import verify
-from quicksilver.coding.apply.choosing import Reading, choose_candidates, readings
+from quicksilver.coding.apply.choosing import choose_candidates
 from quicksilver.coding.apply.merging import merge
 from quicksilver.coding.apply.pieces import Hole, Merge
 from quicksilver.coding.apply.prompt import ApplyPrompt, parse_apply
@@ -13,10 +13,8 @@ __all__ = [
     "ApplyPrompt",
     "Hole",
     "Merge",
-    "Reading",
     "choose_candidates",
     "merge",
     "parse_apply",
-    "readings",
     "verify",
 ]

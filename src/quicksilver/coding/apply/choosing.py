@@ -6,26 +6,10 @@ right for 38 of 43 random edits of validation files with a hole, the mean for 9,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from quicksilver.coding.apply.checking import verify
-from quicksilver.coding.apply.pieces import Hole, Merge
+from quicksilver.coding.apply.pieces import Merge
 from quicksilver.errors import MergeError
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A text to be scored, behind what precedes it."""
-
-    before: str
-    candidate: str
-    after: str
-
-
-def readings(merged: Merge, hole: Hole) -> list[Reading]:
-    """One for each candidate of the hole; other holes show what they show in ``merged.text``."""
-    before, after = merged.text[: hole.start], merged.text[hole.end :]
-    return [Reading(before, candidate, after) for candidate in hole.candidates]
 
 
 def choose_candidates(
@@ -38,11 +22,12 @@ def choose_candidates(
     Args:
         original: the file before.
         snippet: its edit.
-        merged: what ``merge`` made of the two.
-        scores: log-likelihoods of each hole's readings; None leaves the hole as it is.
+        merged: what ``merge`` made of the two, so its text is verified.
+        scores: for each hole, log-likelihoods of the file with each of its candidates, other holes as in
+            ``merged.text``; None leaves the hole as it is.
 
     Raises:
-        MergeError: not as many scores as holes, or no choice that is sound.
+        MergeError: not as many scores as holes.
     """
     if len(scores) != len(merged.holes):
         raise MergeError(f"got scores of {len(scores)} holes, there are {len(merged.holes)}")
@@ -52,6 +37,5 @@ def choose_candidates(
         verify(original, snippet, text)
     except MergeError:
         # Candidates are verified beside the first ones of other holes, so the likeliest may not fit each other.
-        verify(original, snippet, merged.text)
         return merged.text, [0] * len(picks)
     return text, picks

@@ -175,9 +175,9 @@ def _checked(merged: Merge, original: str, snippet: str) -> Merge:
         if not sound:
             raise faults[0]
         holes.append(replace(hole, candidates=tuple(sound)))
-    if not holes:
-        verify(original, snippet, merged.text)
-    return _settled(merged.text, holes)
+    settled = _settled(merged.text, holes)
+    verify(original, snippet, settled.text)
+    return settled
 
 
 def _settled(text: str, holes: list[Hole]) -> Merge:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from sse_starlette import ServerSentEvent
 from starlette.responses import Response
 
-from quicksilver.coding.apply import ApplyPrompt, Merge, Reading, choose_candidates, merge, parse_apply, readings
+from quicksilver.coding.apply import ApplyPrompt, Hole, Merge, choose_candidates, merge, parse_apply
 from quicksilver.errors import ConfigError, MergeError, UsageError
 from quicksilver.protocol.chat import AssistantMessage, ChatChunk, ChunkChoice, Delta
 from quicksilver.protocol.completions import EditChoice, EditRequest, EditResponse
@@ -31,7 +31,7 @@ router = APIRouter()
 _REFUSED = {422: {"model": ErrorResponse, "description": "The snippet does not say for certain what the file becomes."}}
 _LINES_PER_EVENT = 16
 _BEFORE, _CANDIDATE, _AFTER = 160, 200, 48
-"""Most tokens of a reading's parts."""
+"""Most tokens that are read before a candidate, of it and behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,16 @@ class _Applied:
 async def apply(body: EditRequest, http: Request, service: ServiceOf) -> Response:
     """The whole merged file, plain; how to decode it is not asked, because nothing is written freely."""
     head = Head.new(service, "cmpl-", body.model)
-    service.require_room(1)
     count = service.model.tokenizer.encode
     try:
-        prompt = parse_apply(user_text(body))
-        num_input, num_snippet = (len(count(text)) for text in (user_text(body), prompt.snippet))
-        permit = await http.app.state.gate.admit(
-            http, model=head.model, num_input=num_input, max_output=num_input + num_snippet
-        )
-        applied = await _admitted(http, service, permit, prompt)
+        text = user_text(body)
+        prompt = parse_apply(text)
+        num_input, num_snippet = len(count(text)), len(count(prompt.snippet))
+        with service.beside_engine():
+            permit = await http.app.state.gate.admit(
+                http, model=head.model, num_input=num_input, max_output=num_input + num_snippet
+            )
+            applied = await _admitted(http, service, permit, prompt)
     except UsageError as error:
         raise as_api_error(error, fields=frozenset(body.model_fields_set)) from error
     except ClientGoneError:
@@ -100,7 +101,7 @@ async def _admitted(http: Request, service: Service, permit: Permit, prompt: App
 
 async def _applied(service: Service, prompt: ApplyPrompt) -> _Applied:
     merged = await _merged(prompt, service.config.merge_seconds)
-    scores = [await _scores(service, readings(merged, hole)) for hole in merged.holes]
+    scores = [await _scores(service, merged, hole) for hole in merged.holes]
     text, picks = choose_candidates(prompt.original, prompt.snippet, merged, scores)
     return _Applied(
         text=text,
@@ -122,22 +123,22 @@ async def _merged(prompt: ApplyPrompt, seconds: float) -> Merge:
         ) from error
 
 
-async def _scores(service: Service, choices: list[Reading]) -> list[float] | None:
+async def _scores(service: Service, merged: Merge, hole: Hole) -> list[float] | None:
     """Log-likelihood of each candidate with what follows it; None where the model cannot read them."""
     encode = service.model.tokenizer.encode
-    read: list[float] = []
-    for choice in choices:
-        before, candidate = encode(choice.before)[-_BEFORE:], encode(choice.candidate)
-        shown = candidate + encode(choice.after)[:_AFTER]
-        if len(candidate) > _CANDIDATE or not shown:
-            return None
+    before, after = encode(merged.text[: hole.start])[-_BEFORE:], encode(merged.text[hole.end :])[:_AFTER]
+    candidates = [encode(candidate) for candidate in hole.candidates]
+    if max(map(len, candidates)) > _CANDIDATE or not (after or all(candidates)):
+        return None
+    scores: list[float] = []
+    for candidate in candidates:
+        shown = candidate + after
         try:
             rows = await service.next_token_logprobs(before + shown)
         except ConfigError:  # no next-token reading in this checkpoint
             return None
-        own = rows[len(before) :]
-        read.append(float(own[range(len(shown)), shown].sum()))
-    return read
+        scores.append(float(rows[len(before) :][range(len(shown)), shown].sum()))
+    return scores
 
 
 async def _events(head: Head, text: str, usage: Usage | None) -> AsyncIterator[ServerSentEvent]:

@@ -41,7 +41,8 @@ async def complete(body: CompletionRequest, http: Request, service: ServiceOf) -
     _check(body, prompts)
     try:
         if body.echo and body.logprobs is not None:
-            scores = [await _score(service, prompt, body.logprobs) for prompt in prompts]
+            with service.beside_engine():
+                scores = [await _score(service, prompt, body.logprobs) for prompt in prompts]
         else:
             scores = []
         echoes = [_text(service, prompt) for prompt in prompts] if body.echo else []
