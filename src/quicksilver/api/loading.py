@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from quicksilver.api.model import Model
-from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, load_folder
+from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine import costs
 from quicksilver.engine.engine import EngineConfig

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, load_folder, save_folder
+from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, save_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import SpecialIds
 from quicksilver.errors import CheckpointError, UsageError
 from quicksilver.tokenization.special import SPECIAL_TOKENS
@@ -44,7 +45,7 @@ def _tokenizer_config(special: SpecialIds, max_length: int) -> dict[str, object]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
-        "pad_token": SPECIAL_TOKENS[special.pad],
+        "pad_token": SPECIAL_TOKENS[special.filler],
         "eos_token": SPECIAL_TOKENS[special.eos],
         "mask_token": SPECIAL_TOKENS[special.mask],
         "clean_up_tokenization_spaces": False,

@@ -146,7 +146,7 @@ async def tokenizer_info(service: ServiceOf) -> TokenizerInfo:
         vocab_size=service.model.tokenizer.vocab_size,
         eos_token=SPECIAL_TOKENS[special.eos],
         bos_token=None if special.file is None else SPECIAL_TOKENS[special.file],
-        pad_token=SPECIAL_TOKENS[special.pad],
+        pad_token=SPECIAL_TOKENS[special.filler],
         chat_template=None if service.template is None else service.template.source,
     )
 
