@@ -68,6 +68,7 @@ def command(
     ] = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's routes, fill-in-the-middle, edits, and a playground in the browser."""
+    # Long because every option is a parameter.
     if dry_run:
         show_plan(model, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages)
         return

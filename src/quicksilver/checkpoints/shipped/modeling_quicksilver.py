@@ -4,8 +4,6 @@ Needs transformers alone. Row i of the logits is about token i. Every position s
 ``block_ids`` are given or the model knows no other layout, those of its own block and of earlier ones.
 """
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, Qwen3Config
@@ -17,7 +15,7 @@ class QuicksilverForMaskedLM(PreTrainedModel):
 
     base_model_prefix = "model"
     config_class = Qwen3Config
-    _tied_weights_keys: ClassVar = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012  # the library's own
     _supports_sdpa = True
 
     def __init__(self, config: Qwen3Config) -> None:
@@ -68,9 +66,7 @@ class QuicksilverForMaskedLM(PreTrainedModel):
 
     def _seen(self, input_ids: Tensor, block_ids: Tensor | None) -> Tensor:
         if block_ids is None:
-            spec, length = self.config.quicksilver, input_ids.shape[1]
-            block_ids = torch.arange(length, device=input_ids.device) // spec["block_length"]
-            if "in_place" in spec["layouts"]:
-                block_ids = torch.zeros_like(block_ids)
-            block_ids = block_ids.expand_as(input_ids)
+            spec, index = self.config.quicksilver, torch.arange(input_ids.shape[1], device=input_ids.device)
+            is_whole = "in_place" in spec["layouts"]
+            block_ids = (torch.zeros_like(index) if is_whole else index // spec["block_length"]).expand_as(input_ids)
         return block_ids[:, :, None] >= block_ids[:, None, :]
