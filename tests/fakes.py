@@ -136,5 +136,7 @@ def random_window(seed: int, num_rows: int, width: int, levels: int = 20) -> Win
         positions=torch.arange(width).expand(shape) + whole(100, num_rows)[:, None],
         seed=whole(1000, num_rows),
         step=whole(8, num_rows),
+        num_masks=(state == State.MASK).sum(dim=-1) + whole(3, num_rows),
         num_post_steps=whole(4, num_rows),
+        holds_ends=torch.ones(num_rows, dtype=torch.bool),
     )

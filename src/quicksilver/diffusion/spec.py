@@ -91,6 +91,8 @@ class DecodingDefaults:
     ``decoding.lengths``."""
     cache: str = "exact"
     """Of holes in place, see ``decoding.kept_rows``: another one is an approximation whose quality was measured."""
+    ends: str = "held"
+    """How a block is written that may hold eos, see ``decoding.ends``."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.length_margin <= 1.0:
@@ -119,6 +121,9 @@ class DiffusionSpec:
     token (whatever ``prediction_shift`` says of masks), and a prompt needs no block grid."""
     prediction_shift: int = 0
     """0: row i predicts token i. 1: row i predicts token i + 1, as autoregressive models do."""
+    is_mask_predicted: bool = False
+    """The softmax that was trained has the mask in it: it is never written all the same, but keeps its probability. As
+    all special tokens that are never written."""
     noise: NoiseRates = field(default_factory=NoiseRates)
     decoding: DecodingDefaults = field(default_factory=DecodingDefaults)
 

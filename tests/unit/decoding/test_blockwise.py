@@ -256,8 +256,8 @@ def test_what_the_checkpoint_cannot_do_is_an_error() -> None:
     params = SamplingParams()
     with pytest.raises(ConfigError, match="use generate_autoregressive"):
         generate(UniformDenoiser(VOCAB), fake_spec(Objective.AUTOREGRESSIVE), (10,), params)
-    with pytest.raises(ConfigError, match="not trained block by block"):
-        generate(UniformDenoiser(VOCAB), fake_spec(layouts=(Layout.IN_PLACE,)), (10,), params)
+    with pytest.raises(ConfigError, match="cache dual is for holes in place"):
+        generate(UniformDenoiser(VOCAB), fake_spec(), (10,), SamplingParams(cache=Cache.DUAL))
     with pytest.raises(ConfigError, match="needs Renoise, not ConfidenceThreshold"):
         generate(UniformDenoiser(VOCAB), fake_spec(Objective.UNIFORM), (10,), params)
     with pytest.raises(ConfigError, match="a policy that starts from masks, not Renoise"):
