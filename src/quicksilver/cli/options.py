@@ -11,8 +11,8 @@ DEFAULT_MODEL = "quicksilver-coder"
 
 POLICY_HELP = (
     "What is committed at each step: confidence_threshold, dynamic_factor, entropy_bound, hierarchical, fixed_steps, "
-    "confidence_order, margin_order, random_order, joint_threshold, renoise, remdm or self_speculative. "
-    "[default: the model's]"
+    "confidence_order, margin_order, entropy_order, random_order, timesteps, joint_threshold, renoise, remdm or "
+    "self_speculative. [default: the model's]"
 )
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="A bundled model or a checkpoint folder.")]

@@ -35,6 +35,7 @@ from quicksilver.decoding.policies import (
     ReMDM,
     Renoise,
     SelfSpeculative,
+    Timesteps,
     decide,
     make_policy,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "State",
     "StopRule",
     "Text",
+    "Timesteps",
     "TraceEntry",
     "Window",
     "adjust",

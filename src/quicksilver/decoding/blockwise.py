@@ -27,7 +27,6 @@ from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError
 
-
 Look = Callable[..., Float[Tensor, "N V"]]
 """One forward of a canvas; the logits of the positions ``is_open``."""
 

@@ -24,9 +24,9 @@ from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.decoding.stops import drop_behind_stops, drop_stops
 from quicksilver.decoding.warm_start import draft_events, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.engine.full_attention import CanvasSequence
 from quicksilver.engine.request import Filling, Request
 from quicksilver.engine.sequence import LengthChange, Look, Outcome, Review, TokenRule, WindowStep
-from quicksilver.engine.full_attention import CanvasSequence
 from quicksilver.errors import EngineError
 
 

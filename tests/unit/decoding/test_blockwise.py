@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quicksilver.decoding import (
+    Cache,
     Commit,
     ConfidenceThreshold,
     Decision,
@@ -28,7 +29,7 @@ from quicksilver.decoding import (
     psm_prompt,
 )
 from quicksilver.decoding.window import Decision as WindowDecision
-from quicksilver.diffusion.spec import Layout, Objective
+from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import ConfigError, InputError
 from tests.fakes import SPECIAL, CountingDenoiser, HashDenoiser, ScriptedDenoiser, UniformDenoiser, fake_spec
 
