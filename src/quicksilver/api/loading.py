@@ -13,6 +13,7 @@ from quicksilver.engine import costs
 from quicksilver.engine.engine import EngineConfig
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.quantization.scheme import parse_scheme
 from quicksilver.tokenization.foreign import foreign_chat_template, load_foreign, load_tokenizer
 from quicksilver.tokenization.tokenizer import Tokenizer
 
@@ -52,6 +53,7 @@ def load(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     row_budget: int | str | None = None,
     progress: Progress | None = None,
 ) -> Model:
@@ -62,20 +64,22 @@ def load(
             the name of a bundled model.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU if there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None: float32, or as stored from ``LARGE`` parameters on.
+        quantize: a scheme for the projections, see ``quantization.Scheme``; None: none, or the folder's own.
         row_budget: most rows of one forward. ``auto``, for processes that live long: what suits this machine, measured
             for a few seconds and remembered in the user's cache folder (``engine.costs``). None: the engine's default.
         progress: told the bytes loaded and those of all weights after every tensor.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
-        ConfigError: there is no such device or dtype, or ``row_budget`` is neither ``auto`` nor a number from 1 on.
+        ConfigError: there is no such device, dtype or scheme, or they do not go together; or ``row_budget`` is neither
+            ``auto`` nor a number from 1 on.
     """
     if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
         raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
     folder, target = find_model(path_or_name), _device(device)
     opened = open_folder(folder)
     tokenizer, template = _tokenizer(folder, opened)
-    denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress)
+    denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress, parse_scheme(quantize))
     return Model(
         denoiser,
         spec,

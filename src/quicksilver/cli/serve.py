@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quicksilver.cli import options
-from quicksilver.cli.terminal import spinner
+from quicksilver.cli.terminal import loading_bar
 from quicksilver.errors import ConfigError
 
 EXAMPLES = r"""quicksilver serve
@@ -55,9 +55,11 @@ def command(
     ] = LogLevel.INFO,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Let logs hold prompts and answers.")] = False,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's routes, fill-in-the-middle, edits, and a playground in the browser."""
-    with spinner(f"loading {model} …"):
+    with loading_bar(f"loading {model}") as progress:
         from quicksilver.api import load
         from quicksilver.server.accounts import Prices
         from quicksilver.server.app import create_app
@@ -77,7 +79,8 @@ def command(
             drain_seconds=drain_seconds,
             logs_prompts=log_prompts,
         )
-        app = create_app(load(model, device=device), config, gate=gate, prices=prices)
+        loaded = load(model, device=device, dtype=dtype, quantize=quantize, progress=progress)
+        app = create_app(loaded, config, gate=gate, prices=prices)
     start(log_level)
     serve(app, host=host, port=port, on_ready=_greet)
 
