@@ -65,8 +65,8 @@ Cache = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Rows computed per forward, in place: exact (all), or prefix, dual or vicinity: those near the holes, "
-        "while the others are seen as they were. [default: the model's]",
+        help="Rows computed per forward, in place: exact (all), or prefix, dual or vicinity: those near what is "
+        "written, while the others are seen as they were. [default: the model's]",
     ),
 ]
 RefreshEvery = Annotated[
@@ -74,7 +74,8 @@ RefreshEvery = Annotated[
     typer.Option(
         "--refresh-every",
         metavar="N",
-        help="With --cache, compute all rows every N forwards. [default: when a hole has changed its length]",
+        help="With --cache, compute all rows every N forwards. [default: when a block begins, or a hole has changed "
+        "its length]",
     ),
 ]
 Stop = Annotated[

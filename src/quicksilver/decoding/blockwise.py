@@ -24,7 +24,7 @@ from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
-from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 
 Look = Callable[..., Float[Tensor, "N V"]]
@@ -51,7 +51,7 @@ def generate(
         raise ConfigError("an autoregressive checkpoint has no blocks to denoise; use generate_autoregressive")
     if isinstance(params.policy, SelfSpeculative):
         raise ConfigError("policy self_speculative is a mode of the engine, which the reference lacks")
-    if Layout.BLOCK_CAUSAL not in spec.layouts:
+    if spec.continues_in_place:
         return _generate_in_place(ReferenceRun(logits_fn, spec, params), prompt_ids)
     require_no_stale_rows(params)
     return _generate(ReferenceRun(logits_fn, spec, params), prompt_ids)

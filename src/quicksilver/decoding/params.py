@@ -11,7 +11,8 @@ from torch import Tensor
 from quicksilver.decoding.alternatives import MAX_ALTERNATIVES
 from quicksilver.decoding.ends import Ends
 from quicksilver.decoding.kept_rows import Cache
-from quicksilver.decoding.policies import JointThreshold, Policy, make_policy
+from quicksilver.decoding.policies import JointThreshold, Policy
+from quicksilver.decoding.policy_names import make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 

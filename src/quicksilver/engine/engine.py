@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from quicksilver.decoding.events import Event, Result
 from quicksilver.decoding.policies import SelfSpeculative
-from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.engine.attention import PageMemory
 from quicksilver.engine.blocks import BlockSequence
 from quicksilver.engine.causal import CausalSequence
@@ -182,7 +182,7 @@ class Engine:
             return SpeculativeSequence(self._next_id, request, request.task, self.spec)
         if self.spec.objective is Objective.AUTOREGRESSIVE:
             return CausalSequence(self._next_id, request, request.task, self.spec)
-        if Layout.BLOCK_CAUSAL not in self.spec.layouts:
+        if self.spec.continues_in_place:
             return InPlaceBlockSequence(self._next_id, request, request.task, self.spec)
         self._load.num_running = min(len(self._tickets) + 1, self.config.max_running)
         return BlockSequence(self._next_id, request, request.task, self.spec, self._load)

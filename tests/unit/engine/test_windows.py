@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.params import SamplingParams
-from quicksilver.decoding.policies import POLICY_NAMES, ConfidenceThreshold, Policy, make_policy
+from quicksilver.decoding.policies import ConfidenceThreshold, Policy
+from quicksilver.decoding.policy_names import POLICY_NAMES, make_policy
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.diffusion.spec import Objective
