@@ -28,15 +28,17 @@ TOKENIZER_FILE = "tokenizer.json"
 SPEC_KEY = "quicksilver"
 _OWN_LAYOUT = "quicksilver"
 _NETWORK_KEY = "network"
-DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float16: "float16"}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+"""What weights are saved and loaded in."""
 
 
 def save_folder(folder: Path, denoiser: Denoiser, spec: DiffusionSpec, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write weights in ``dtype``, architecture and spec. Its owner writes the tokenizer, as ``tokenizer.json``."""
-    if dtype not in DTYPE_NAMES:
-        raise ConfigError(f"weights are saved in {', '.join(DTYPE_NAMES.values())}, not {dtype}")
+    name = next((name for name, known in DTYPES.items() if known is dtype), None)
+    if name is None:
+        raise ConfigError(f"weights are saved in {', '.join(DTYPES)}, not {dtype}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, denoiser.config, spec, DTYPE_NAMES[dtype])
+    write_config(folder, denoiser.config, spec, name)
     weights = {name: value.detach().to(dtype).contiguous() for name, value in denoiser.state_dict().items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
