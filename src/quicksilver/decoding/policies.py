@@ -216,14 +216,19 @@ class FixedCount(_Unmasking):
         return _commits_only(window, rules.top_count(score, window.is_masked, count))
 
 
+_ANY_NUMBER = 2**31
+"""More edits than a position can have."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointThreshold:
     """See ``revision.joint_threshold``. Needs a checkpoint trained to mend visible wrong tokens."""
 
     threshold: float = 0.7
     edit_threshold: float = 0.9
-    max_edits: int = 2
-    """Edits per position."""
+    max_edits: int | None = 2
+    """Edits per position; None: any number, as LLaDA2.1 has it. Then a block that goes in a circle does so until
+    ``max_post_steps`` are spent, where otherwise the first return to a known state ends it."""
     max_post_steps: int = 4
     """Forwards per block after its last mask is gone."""
     revises: ClassVar[bool] = True
@@ -233,7 +238,8 @@ class JointThreshold:
     def __post_init__(self) -> None:
         _at_least(self.threshold, 0.0, "threshold")
         _at_least(self.edit_threshold, 0.0, "edit_threshold")
-        _at_least(self.max_edits, 0, "max_edits")
+        if self.max_edits is not None:
+            _at_least(self.max_edits, 0, "max_edits")
         _at_least(self.max_post_steps, 1, "max_post_steps")
 
     @classmethod
@@ -243,7 +249,7 @@ class JointThreshold:
             window,
             threshold=_floats((p.threshold for p in same), window),
             edit_threshold=_floats((p.edit_threshold for p in same), window),
-            max_edits=_ints((p.max_edits for p in same), window),
+            max_edits=_ints((_ANY_NUMBER if p.max_edits is None else p.max_edits for p in same), window),
             max_post_steps=_ints((p.max_post_steps for p in same), window),
         )
 
@@ -427,8 +433,8 @@ def make_policy(
 ) -> Policy:
     """Build a policy by its name on the command line and in requests.
 
-    What is None keeps the policy's own default, or for the two thresholds of ``confidence_threshold`` and
-    ``joint_threshold`` the checkpoint's calibrated ``defaults``. Finer settings: build the policy's class directly.
+    What is None keeps the policy's own default, or for ``confidence_threshold`` and ``joint_threshold`` the
+    checkpoint's calibrated ``defaults``. Finer settings: build the policy's class directly.
 
     Raises:
         ConfigError: the name is unknown, or the policy has no such parameter, or its value is out of range.
@@ -452,7 +458,8 @@ def make_policy(
     if defaults is not None and kind is ConfidenceThreshold:
         given = {"threshold": defaults.threshold} | given
     if defaults is not None and kind is JointThreshold:
-        given = {"threshold": defaults.threshold, "edit_threshold": defaults.edit_threshold} | given
+        names = ("threshold", "edit_threshold", "max_edits", "max_post_steps")
+        given = {name: getattr(defaults, name) for name in names} | given
     if name in _ORDERS:
         given["order"] = _ORDERS[name]
     return kind(**given)
