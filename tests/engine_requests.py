@@ -19,7 +19,8 @@ from quicksilver.decoding import (
     Text,
     make_policy,
 )
-from quicksilver.diffusion.spec import DiffusionSpec, Objective
+from quicksilver.decoding.ends import Ends
+from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.models.denoiser import Denoiser
 
@@ -115,6 +116,8 @@ def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
         stop_ids=rng.choice(((), (), (12, 40))),
         stop=rng.choice((None, None, EndsWith(7))),
     )
+    if Layout.BLOCK_CAUSAL not in spec.layouts:
+        params = replace(_with_cache(rng, params), ends=rng.choice((None, *Ends)))
     task = Continuation(prompt_ids=_tokens(rng, 1, 20))
     return Request(task=task, params=params, priority=priority, has_frames=True)
 

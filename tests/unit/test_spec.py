@@ -19,6 +19,7 @@ FULL = DiffusionSpec(
     trained_block_lengths=(4, 8, 32),
     has_causal_context=True,
     prediction_shift=1,
+    is_mask_predicted=True,
     noise=NoiseRates(uniform_fraction=0.2, edit_rate=0.1, has_length_noise=True),
     decoding=DecodingDefaults(policy="entropy_bound", threshold=0.5, temperature=0.7, hole_length=4),
 )

@@ -10,7 +10,7 @@ from quicksilver.decoding.canvas import NO_HOLE, Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.grid import open_end, shared_with_prompt
 from quicksilver.decoding.ledger import Places
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows, special_ids
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.engine.load import Load, block_length_under_load
@@ -52,9 +52,7 @@ class BlockSequence(WindowSequence):
         self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
         self._prompt = Canvas.of_prompt(self.context_ids)
         self._written: list[Canvas] = []
-        # Everything special but eos, unless the request forbids that too.
-        forbidden = (special_ids(spec) - {spec.special.eos}) | set(self.params.forbidden_ids)
-        self._rules = (TokenRule(frozenset(forbidden)),)
+        self._rules = (TokenRule(*self.run.unwritten_ids({spec.special.eos})),)
         self._open_block(task.prompt_ids[self.num_prompt - shared :])
 
     def _require_on_grid(self, lengths: tuple[int, ...]) -> None:
@@ -131,7 +129,7 @@ class BlockSequence(WindowSequence):
         return None
 
     def open_columns(self) -> list[int]:
-        found = self._first_end()
+        found = self._first_end() if self.run.holds_ends else None
         end = self._stop if found is None else found + 1
         columns = [column for column in range(self._start, end) if self.state[column] in (State.MASK, State.DRAFT)]
         first = next((column for column in columns if self.state[column] == State.MASK), None)
