@@ -19,7 +19,7 @@ from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
-from quicksilver.decoding.policies import decide
+from quicksilver.decoding.policies import JointThreshold, decide
 from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.decoding.window import Decision, Window
@@ -68,6 +68,11 @@ class Run:
         self.ledger = Ledger()
         self.is_cut = False
         """Whether ``max_nfe`` made a step commit more than the policy would have."""
+
+    @property
+    def ends_circles(self) -> bool:
+        """Whether a revised block ends where it stands as it stood before."""
+        return not (isinstance(self.policy, JointThreshold) and self.policy.max_edits is None)
 
     @property
     def is_spent(self) -> bool:
@@ -259,7 +264,7 @@ class ReferenceRun(Run):
         """Whether the block needs no further step: no open mask, and a revising policy is content or in a circle."""
         if not self.policy.revises:
             return not bool((canvas.is_masked & is_open).any())
-        is_circle = block.has_seen(canvas) and bool(step.edit.any())
+        is_circle = self.ends_circles and block.has_seen(canvas) and bool(step.edit.any())
         return not bool((canvas.is_masked & is_open).any()) and (step.is_settled or is_circle)
 
 

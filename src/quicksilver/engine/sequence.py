@@ -222,6 +222,8 @@ class Sequence(ABC):
         if grid.length == 1:
             return None
         position = torch.arange(count)
+        if grid.restart is None:
+            return position // grid.length
         restart = -(-grid.restart // grid.length)
         behind = restart + (position - grid.restart) // grid.length
         return torch.where(position < grid.restart, position // grid.length, behind)
@@ -326,7 +328,7 @@ class WindowSequence(Sequence):
         has_masks = any(self.state[column] == State.MASK for column in self.open_columns())
         if not self.run.policy.revises:
             return not has_masks
-        is_circle = self.block.has_seen(self.canvas) and any(step.marks.edit)
+        is_circle = self.run.ends_circles and self.block.has_seen(self.canvas) and any(step.marks.edit)
         return not has_masks and (step.is_settled or is_circle)
 
     def _cut_reason(self) -> FinishReason:
