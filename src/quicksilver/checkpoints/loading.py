@@ -127,8 +127,7 @@ class _Reader:
         dtype: torch.dtype | None,
         device: torch.device,
     ) -> None:
-        table = opened.source("model.embed_tokens.weight")
-        self.dtype = weights.read(table).dtype if dtype is None else dtype
+        self.dtype = _table_dtype(opened, weights) if dtype is None else dtype
         self.expected = denoiser.state_dict()
         self._opened, self._weights, self._denoiser = opened, weights, denoiser
         self._device, self._is_mapped = device, dtype is None
@@ -199,6 +198,22 @@ def empty_denoiser(config: DenoiserConfig) -> Denoiser:
         return Denoiser(config)
     with torch.device("meta"):
         return Denoiser(config)
+
+
+def stored_dtype(folder: Path, opened: Opened) -> torch.dtype:
+    """Of a folder's weights as they lie in its files, by its table of embeddings."""
+    with ShardedWeights(folder) as weights:
+        return _table_dtype(opened, weights)
+
+
+def _table_dtype(opened: Opened, weights: ShardedWeights) -> torch.dtype:
+    table = opened.source("model.embed_tokens.weight")
+    missing = set(names_of(table)) - weights.names
+    if missing:
+        raise CheckpointError(
+            f"the weights of {weights.folder} do not fit its {CONFIG_FILE}: it lacks {_some(missing)}"
+        )
+    return weights.read(table).dtype
 
 
 def _some(names: set[str]) -> str:
