@@ -1,6 +1,7 @@
 """The architecture of a denoiser, in Qwen3's layout and Hugging Face's key names at the border."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from enum import StrEnum
 from typing import Self
 
 from quicksilver.errors import ConfigError
@@ -66,6 +67,38 @@ def _rope_theta(values: dict[str, object]) -> object:
     return nested.get("rope_theta")
 
 
+class Activation(StrEnum):
+    """What a gate goes through."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu_tanh"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SlidingLayers:
+    """Layers that see a window only, between layers that see everything (Gemma)."""
+
+    layers: tuple[int, ...]
+    """Their numbers."""
+    window: int
+    """Positions that a row of a final token sees, itself included. A canvas sees those of its first row, and itself."""
+    num_kv_heads: int
+    head_width: int
+    rope_theta: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionShape:
+    """What the attention of one layer is made of."""
+
+    num_kv_heads: int
+    head_width: int
+    rope_theta: float
+    rotary_share: float
+    window: int | None
+    has_keys_as_values: bool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenoiserConfig:
     """Shape of a denoiser: RMSNorm first, rotary positions, QK-norm, grouped-query attention, SwiGLU."""
@@ -85,6 +118,26 @@ class DenoiserConfig:
     has_qkv_bias: bool = False
     """Bias on the query, key and value projections (Qwen2, Dream)."""
     has_qk_norm: bool = True
+    sliding: SlidingLayers | None = None
+    """None: every layer sees everything. What is said of heads and rotary elsewhere is about the others then."""
+    rotary_share: float = 1.0
+    """Share of a head's frequencies that turn, the fastest; the others stand still (Gemma 4's proportional rotary)."""
+    has_keys_as_values: bool = False
+    """Keys are values too, before norm and rotation (Gemma 4); not in sliding layers."""
+    has_value_norm: bool = False
+    """RMS norm of values, without a gain."""
+    has_unit_attention_scale: bool = False
+    """Scores are not divided by the root of the head width."""
+    has_output_norms: bool = False
+    """Norms also behind attention and feed-forward, before what they give is added (Gemma 2, arXiv:2408.00118)."""
+    activation: Activation = Activation.SILU
+    embedding_scale: float = 1.0
+    """Embeddings are multiplied by it."""
+    logit_cap: float | None = None
+    """Logits are cap · tanh(logits / cap)."""
+    has_canvas_pass: bool = False
+    """Rows of a canvas are told from those of final tokens: they have layer scalars of their own, and see by
+    self-conditioning what the step before predicted (``CanvasRows``)."""
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -94,12 +147,63 @@ class DenoiserConfig:
             raise ConfigError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_width % 2:
             raise ConfigError(f"head_width must be even for rotary positions, got {self.head_width}")
+        if not 0 < self.rotary_share <= 1:
+            raise ConfigError(f"rotary_share must lie in (0, 1], got {self.rotary_share}")
+        if self.sliding is not None:
+            self._check_sliding(self.sliding)
+
+    def _check_sliding(self, sliding: SlidingLayers) -> None:
+        if not all(0 <= layer < self.num_layers for layer in sliding.layers):
+            raise ConfigError(f"sliding layers {sliding.layers} are not all among {self.num_layers} layers")
+        if sliding.window < 1 or sliding.num_kv_heads < 1 or sliding.head_width % 2:
+            raise ConfigError(f"a window of at least 1, key/value heads and an even head width are needed: {sliding}")
+        if self.num_heads % sliding.num_kv_heads:
+            raise ConfigError(
+                f"num_heads {self.num_heads} is not a multiple of {sliding.num_kv_heads} (sliding layers)"
+            )
+
+    def attention(self, layer: int) -> AttentionShape:
+        """Of the layer of that number."""
+        if self.sliding is None or layer not in self.sliding.layers:
+            return AttentionShape(
+                num_kv_heads=self.num_kv_heads,
+                head_width=self.head_width,
+                rope_theta=self.rope_theta,
+                rotary_share=self.rotary_share,
+                window=None,
+                has_keys_as_values=self.has_keys_as_values,
+            )
+        return AttentionShape(
+            num_kv_heads=self.sliding.num_kv_heads,
+            head_width=self.sliding.head_width,
+            rope_theta=self.sliding.rope_theta,
+            rotary_share=1.0,
+            window=self.sliding.window,
+            has_keys_as_values=False,
+        )
+
+    @property
+    def attentions(self) -> tuple[AttentionShape, ...]:
+        """Of all layers."""
+        return tuple(self.attention(layer) for layer in range(self.num_layers))
+
+    @property
+    def num_kept_per_position(self) -> int:
+        """Elements of the keys and values of one position, in all layers."""
+        return sum(2 * each.num_kv_heads * each.head_width for each in self.attentions)
+
+    def strange_options(self, known: set[str]) -> list[str]:
+        """Options that are not at their defaults and not among ``known``: for code that cannot do everything."""
+        return [f.name for f in fields(self) if f.name not in known and getattr(self, f.name) != f.default]
 
     @property
     def num_body_parameters(self) -> int:
         """Parameters outside the embedding table and head; they do the matrix products of every position."""
-        attention = self.model_width * self.head_width * 2 * (self.num_heads + self.num_kv_heads)
-        return self.num_layers * (attention + 3 * self.model_width * self.ffn_width)
+        count = self.num_layers * 3 * self.model_width * self.ffn_width
+        for each in self.attentions:
+            kv_products = 1 if each.has_keys_as_values else 2
+            count += self.model_width * each.head_width * (2 * self.num_heads + kv_products * each.num_kv_heads)
+        return count + (3 * self.model_width * self.ffn_width if self.has_canvas_pass else 0)
 
     @property
     def num_parameters(self) -> int:
@@ -109,6 +213,9 @@ class DenoiserConfig:
 
     def to_hf(self) -> dict[str, object]:
         """Keys of a Hugging Face ``Qwen3Config`` (``Qwen2Config`` if there is a bias and no QK-norm)."""
+        strange = self.strange_options({*_HF_KEYS, "rope_theta", "has_qk_norm"})
+        if strange:
+            raise ConfigError(f"neither Qwen3Config nor Qwen2Config has a name for {', '.join(strange)}")
         if self.has_qk_norm == self.has_qkv_bias:
             raise ConfigError(
                 "only QK-norm without bias (Qwen3) or bias without QK-norm (Qwen2) have a Hugging Face name"

@@ -53,7 +53,9 @@ class FusedDenoiser:
 
 
 def can_fuse(denoiser: Denoiser) -> bool:
-    """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training."""
+    """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training, and all its options known."""
+    if denoiser.config.strange_options(_UNDERSTOOD):
+        return False
     if denoiser.model.embed_tokens.weight.device.type != "cpu" or any(p.requires_grad for p in denoiser.parameters()):
         return False
     inner = [
@@ -65,6 +67,11 @@ def can_fuse(denoiser: Denoiser) -> bool:
     )
 
 
+_UNDERSTOOD = {
+    "vocab_size", "num_layers", "model_width", "num_heads", "num_kv_heads", "head_width", "ffn_width", "max_length",
+    "rope_theta", "norm_eps", "has_tied_embeddings", "has_qkv_bias", "has_qk_norm",
+}  # fmt: skip
+"""Options of ``DenoiserConfig``."""
 _PLAIN = (nn.Linear, nn.RMSNorm, nn.Identity)
 
 
@@ -126,8 +133,8 @@ class _FusedLayer:
     def __call__(
         self, x: Float[Tensor, "T D"], rotation: tuple[Tensor, Tensor], attention: Attention, num_kv_heads: int
     ) -> Float[Tensor, "T D"]:
-        query, key, value = self._project(x, rotation, num_kv_heads)
-        attended = attention(*(each.transpose(0, 1)[None] for each in (query, key, value)))
+        query, key, value = (each.transpose(0, 1)[None] for each in self._project(x, rotation, num_kv_heads))
+        attended = attention(query, key, value)
         x = torch.addmm(x, attended[0].transpose(0, 1).flatten(1), self._out)
         gate, up = torch.mm(self._ffn_norm(x), self._gate_up).chunk(2, dim=-1)
         return torch.addmm(x, F.silu(gate).mul_(up), self._down)

@@ -34,7 +34,7 @@ def test_scores_depend_on_distance_only():
 def test_query_and_key_norms_come_before_rotation():
     """With unit gains every rotated query and key has root mean square 1, whatever the input's scale."""
     config = tiny_config()
-    layer = SelfAttention(config)
+    layer = SelfAttention(config, config.attention(0))
     x = 30.0 * torch.randn(2, 5, config.model_width, generator=torch.Generator().manual_seed(0))
     rotation = rotary_angles(torch.arange(5).expand(2, -1), config.head_width, config.rope_theta, x.dtype)
     query, key, value = layer.project(x, rotation)
