@@ -15,7 +15,14 @@ from quicksilver.decoding.autoregressive import generate_autoregressive
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import commits
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept_tokens, require_no_stale_rows
+from quicksilver.decoding.params import (
+    DEFAULT_MAX_TOKENS,
+    SamplingParams,
+    forbidden_tokens,
+    kept_tokens,
+    never_in_block,
+    require_no_stale_rows,
+)
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
@@ -30,7 +37,8 @@ def generate(
 
     Positions after the first eos or stop id of a block are void, even where they were written first: the block is
     finished when every position up to it is; ``ends`` says when eos is sure. Then the stop rule is asked, and takes
-    precedence. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context.
+    precedence. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context. A policy that
+    starts from noise denoises every block as a whole, and it is cut when it is settled.
 
     Raises:
         ConfigError: the checkpoint is autoregressive or not block-causal, or cannot do what the policy does; or
@@ -129,7 +137,7 @@ def _denoise_block(
         canvas = run.fill_noise(canvas, positions, block.step)
         is_forced = run.is_last_chance(block)
         is_open = _open_positions(run, canvas, start, stop)
-        logits = run.look(canvas, block_ids, is_open)
+        logits = run.look(canvas, block_ids, is_open, block.predicted)
         step = run.step(
             canvas,
             logits,
@@ -142,20 +150,18 @@ def _denoise_block(
         )
         canvas, events = run.apply(canvas, step)
         yield from events
-        still_open = _open_positions(run, canvas, start, stop)
-        is_finished = run.is_finished(canvas, still_open, step, block) or is_forced
+        is_finished = run.is_finished(canvas, _open_positions(run, canvas, start, stop), step, block) or is_forced
         if is_finished and run.policy.revises:
-            yield from commits(canvas, canvas.is_draft & still_open)
-            canvas = canvas.finalize(still_open)
+            is_kept = _before_end(run, canvas, start, stop)
+            yield from commits(canvas, canvas.is_draft & is_kept)
+            canvas = canvas.finalize(is_kept)
         yield run.ledger.frame(canvas)
     return canvas
 
 
 def _forbidden(run: ReferenceRun, vocab_size: int) -> Bool[Tensor, "1 V"]:
-    """All special tokens but eos."""
-    is_forbidden = run.is_forbidden(vocab_size).clone()
-    is_forbidden[run.spec.special.eos] = run.spec.special.eos in run.params.forbidden_ids
-    return is_forbidden[None]
+    run.params.check_vocabulary(vocab_size)
+    return forbidden_tokens(vocab_size, never_in_block(run.spec, run.params))[None]
 
 
 def _first_end(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> int | None:
@@ -166,8 +172,14 @@ def _first_end(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> int 
 
 
 def _open_positions(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
-    """Masks and drafts of the block that are not void."""
+    """Masks and drafts of the block that are not void; none is where the policy denoises blocks as a whole."""
+    is_whole = run.policy.starts_from_noise
+    inside = torch.arange(len(canvas)) >= start if is_whole else _before_end(run, canvas, start, stop)
+    return (canvas.is_masked | canvas.is_draft) & inside
+
+
+def _before_end(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
+    """The positions of the block up to its end, which is among them."""
     found = _first_end(run, canvas, start, stop)
     position = torch.arange(len(canvas))
-    end = stop if found is None else found + 1
-    return (canvas.is_masked | canvas.is_draft) & (position >= start) & (position < end)
+    return (position >= start) & (position < (stop if found is None else found + 1))

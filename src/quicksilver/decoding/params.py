@@ -170,6 +170,15 @@ def special_ids(spec: DiffusionSpec) -> frozenset[int]:
     return frozenset(value for value in asdict(spec.special).values() if value is not None)
 
 
+def never_in_block(spec: DiffusionSpec, params: SamplingParams) -> frozenset[int]:
+    """Tokens that a block never holds: the special ones but eos, and the request's own.
+
+    What was trained on noise was trained on whole blocks, in which an answer's end is padded.
+    """
+    written = {spec.special.eos, spec.special.pad} if spec.objective is Objective.UNIFORM else {spec.special.eos}
+    return (special_ids(spec) - written) | set(params.forbidden_ids)
+
+
 def end_ids(spec: DiffusionSpec, params: SamplingParams) -> frozenset[int]:
     """The tokens that end a response: eos and ``stop_ids``.
 

@@ -347,6 +347,6 @@ def _num_pages(denoiser: Denoiser, config: EngineConfig) -> int:
         return config.num_pages
     shape = denoiser.config
     element = denoiser.model.embed_tokens.weight.element_size()
-    per_page = 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * element * config.page_size
+    per_page = shape.num_kept_per_position * element * config.page_size
     wanted = config.max_running * -(-shape.max_length // config.page_size)
     return max(min(wanted, MAX_DEFAULT_BYTES // per_page), -(-shape.max_length // config.page_size))

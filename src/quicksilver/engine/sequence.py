@@ -44,6 +44,8 @@ class Look:
     """The row that predicts each open column, counted from the window's first; -1 is the last context row. None: the
     column's own, or the one before it if the checkpoint has a prediction shift."""
     temperature: float
+    measured_at: float = 1.0
+    """Temperature of the distribution that entropy is measured of and self-conditioning sees."""
     seed: int
     step: int
     positions: tuple[int, ...]
@@ -69,6 +71,8 @@ class WindowStep:
     had_masks: bool
     is_complete: bool
     """The policy itself committed every mask and was settled."""
+    predicted: Tensor | None = None
+    """Mean embeddings of what was predicted, [W, D], where the denoiser sees them at the next step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +278,10 @@ class WindowSequence(Sequence):
         """Masks and drafts that a step may touch."""
         ...
 
+    def kept_columns(self) -> list[int]:
+        """Those of them that become final when the window is finished."""
+        return self.open_columns()
+
     def window_ids(self) -> Tensor:
         return self.canvas.token_ids
 
@@ -284,7 +292,8 @@ class WindowSequence(Sequence):
         return Look(
             open_columns=tuple(columns),
             rules=rules,
-            temperature=self.run.temperature * self.run.policy.temperature_scale(self.block.step),
+            temperature=self.run.temperature_at(self.block.step),
+            measured_at=self.run.measured_at(self.block.step),
             seed=self.params.seed,
             step=self.block.step,
             positions=tuple(positions[column] for column in columns),
@@ -307,14 +316,14 @@ class WindowSequence(Sequence):
         self.canvas, self.state = step.canvas, list(step.state)
         block.step += 1
         block.num_post_steps += not step.had_masks
-        block.previous_argmax = step.argmax_ids
+        block.previous_argmax, block.predicted = step.argmax_ids, step.predicted
         is_finished = self._is_finished(step) or is_forced
         if is_finished and State.DRAFT in self.state:
-            still_open = self.open_columns()
-            drafts = [column in still_open and state == State.DRAFT for column, state in enumerate(self.state)]
+            kept = set(self.kept_columns())
+            drafts = [column in kept and state == State.DRAFT for column, state in enumerate(self.state)]
             events += commit_events(self.places, drafts)
             where = torch.zeros(len(self.state), dtype=torch.bool)
-            where[still_open] = True
+            where[sorted(kept)] = True
             self.canvas = self.canvas.finalize(where)
             self.state = self.canvas.state.tolist()
         return events, is_finished
@@ -324,7 +333,8 @@ class WindowSequence(Sequence):
         has_masks = any(self.state[column] == State.MASK for column in self.open_columns())
         if not self.run.policy.revises:
             return not has_masks
-        is_circle = self.block.has_seen(self.canvas) and any(step.marks.edit)
+        # Noise is new at every step, so a canvas seen before is no circle.
+        is_circle = not self.run.policy.starts_from_noise and self.block.has_seen(self.canvas) and any(step.marks.edit)
         return not has_masks and (step.is_settled or is_circle)
 
     def _cut_reason(self) -> FinishReason:
