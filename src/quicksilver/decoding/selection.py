@@ -106,11 +106,8 @@ def select(
     is_sampled = temperature > 0
     if bool(is_sampled.any()):
         scaled = choosable.double() / torch.where(is_sampled, temperature, 1.0).double()[:, None]
-        scaled = _truncate(scaled, top_k, top_p)
-        vocabulary = torch.arange(logits.shape[1], device=logits.device)
-        uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
-        perturbed = scaled - torch.log(-torch.log(uniform))
-        token_ids = torch.where(is_sampled, _argmax(perturbed), argmax_ids)
+        drawn = _drawn(_truncate(scaled, top_k, top_p), seed, positions, step)
+        token_ids = torch.where(is_sampled, drawn, argmax_ids)
         chosen = allowed.gather(-1, token_ids[:, None])[:, 0]
     return Candidates(
         token_ids=token_ids,
@@ -121,6 +118,12 @@ def select(
         entropy=_entropy(_tempered(allowed, measured_at)) if has_entropy else torch.full_like(best, torch.nan),
         alternatives=_alternatives(choosable, greatest, total, num_alternatives) if num_alternatives else None,
     )
+
+
+def _drawn(scaled: Float[Tensor, "N V"], seed: Tensor, positions: Tensor, step: Tensor) -> Int[Tensor, " N"]:
+    vocabulary = torch.arange(scaled.shape[1], device=scaled.device)
+    uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
+    return _argmax(scaled - torch.log(-torch.log(uniform)))
 
 
 def likeliest_tokens(

@@ -14,7 +14,7 @@ from quicksilver.diffusion.counter_rng import counter_uniform
 from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.config import DenoiserConfig
-from quicksilver.models.layers import CanvasRows, DenoiserLayer, Rotation, SelfConditioning, rotary_angles
+from quicksilver.models.layers import CanvasRows, DenoiserLayer, SelfConditioning, rotary_angles
 from quicksilver.models.loss import LogitGradient, linear_cross_entropy, logit_gradient
 
 
@@ -65,12 +65,11 @@ class Denoiser(nn.Module):
                 raise ConfigError("this denoiser does not tell rows of a canvas from others: has_canvas_pass is False")
             embedded = self.model.self_conditioning(hidden[canvas.is_canvas], canvas.predicted)
             hidden = hidden.masked_scatter(canvas.is_canvas[..., None], embedded)
-        rotations: dict[tuple[int, float, float], Rotation] = {}
+        kinds = {layer.shape.rotary for layer in self.layers()}
+        rotations = {rotary: rotary_angles(positions, rotary, hidden.dtype) for rotary in kinds}
+        is_canvas = None if canvas is None else canvas.is_canvas
         for layer in self.layers():
-            key = layer.shape.head_width, layer.shape.rope_theta, layer.shape.rotary_share
-            if key not in rotations:
-                rotations[key] = rotary_angles(positions, key[0], key[1], hidden.dtype, key[2])
-            hidden = layer(hidden, rotations[key], attention, None if canvas is None else canvas.is_canvas)
+            hidden = layer(hidden, rotations[layer.shape.rotary], attention, is_canvas)
         return self.model.norm(hidden)
 
     def _embedded(self, token_ids: Tensor) -> Tensor:

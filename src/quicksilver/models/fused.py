@@ -33,7 +33,7 @@ class FusedDenoiser:
             denoiser: one that ``can_fuse``. Its norms' gains must not change from here on.
         """
         config = denoiser.config
-        self._theta, self._num_kv_heads, self._head_width = config.rope_theta, config.num_kv_heads, config.head_width
+        self._config = config
         self._embedding = denoiser.model.embed_tokens
         self._layers = [_FusedLayer(layer, config.norm_eps) for layer in denoiser.layers()]
         _fuse([denoiser.lm_head or self._embedding])
@@ -44,11 +44,11 @@ class FusedDenoiser:
     ) -> Float[Tensor, "1 T D"]:
         """As ``Denoiser.forward``."""
         hidden = self._embedding(token_ids[0])
-        cos, sin = rotary_angles(positions.T, self._head_width, self._theta, self._norm.dtype)
-        sin[..., : self._head_width // 2].neg_()
+        cos, sin = rotary_angles(positions.T, self._config.rotary, self._norm.dtype)
+        sin[..., : self._config.head_width // 2].neg_()
         rotation = cos[:, 0], sin[:, 0]
         for layer in self._layers:
-            hidden = layer(hidden, rotation, attention, self._num_kv_heads)
+            hidden = layer(hidden, rotation, attention, self._config.num_kv_heads)
         return self._norm(hidden)[None]
 
 
@@ -69,7 +69,7 @@ def can_fuse(denoiser: Denoiser) -> bool:
 
 _UNDERSTOOD = {
     "vocab_size", "num_layers", "model_width", "num_heads", "num_kv_heads", "head_width", "ffn_width", "max_length",
-    "rope_theta", "norm_eps", "has_tied_embeddings", "has_qkv_bias", "has_qk_norm",
+    "rope_theta", "rotary_scaling", "norm_eps", "has_tied_embeddings", "has_qkv_bias", "has_qk_norm",
 }  # fmt: skip
 """Options of ``DenoiserConfig``."""
 _PLAIN = (nn.Linear, nn.RMSNorm, nn.Identity)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from quicksilver.models.attention import Attention
-from quicksilver.models.config import Activation, AttentionShape, DenoiserConfig
+from quicksilver.models.config import Activation, AttentionShape, DenoiserConfig, Rotary
 
 Rotation = tuple[Float[Tensor, "B 1 T K"], Float[Tensor, "B 1 T K"]]
 
@@ -22,25 +22,36 @@ class CanvasRows(NamedTuple):
     the first step."""
 
 
-def rotary_angles(
-    positions: Int[Tensor, "B T"], head_width: int, theta: float, dtype: torch.dtype, share: float = 1.0
-) -> Rotation:
+def rotary_angles(positions: Int[Tensor, "B T"], rotary: Rotary, dtype: torch.dtype) -> Rotation:
     """Cosine and sine of the rotary angles (Su et al. 2021, arXiv:2104.09864), halves laid out as Qwen and Llama do.
 
-    Only the fastest ``share`` of the frequencies turn; the others are zero, in their places.
+    They are as wide as what turns of a head.
     """
-    exponents = torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width
-    rates = theta**-exponents
-    rates[int(share * head_width // 2) :] = 0
-    angles = positions[:, None, :, None].to(torch.float32) * rates
+    angles = positions[:, None, :, None].to(torch.float32) * _rotary_rates(rotary, positions.device)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def _rotary_rates(rotary: Rotary, device: torch.device) -> Float[Tensor, " half"]:
+    """Radians per position."""
+    width, scaling = rotary.width, rotary.scaling
+    rates = rotary.theta ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
+    rates[int(rotary.moving_share * width // 2) :] = 0
+    if scaling is None:
+        return rates
+    # Turns that a rate makes over the context trained for before; between the two factors it is partly divided.
+    turns = scaling.original_length * rates / (2 * torch.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return rates * (kept + (1 - kept) / scaling.factor)
+
+
 def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cos, sin = rotation
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+    turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    left, right = turning.chunk(2, dim=-1)
+    turned = turning * cos + torch.cat([-right, left], dim=-1) * sin
+    return turned if not still.shape[-1] else torch.cat([turned, still.to(turned.dtype)], dim=-1)
 
 
 def _norm(width: int, config: DenoiserConfig, *, has_gain: bool = True) -> nn.RMSNorm:
