@@ -124,8 +124,9 @@ class Denoiser(nn.Module):
         """
         for index, (name, parameter) in enumerate(self.named_parameters()):
             if parameter.ndim < 2:
-                parameter.fill_(1.0 if name.endswith("norm.weight") or ".scalars." in name else 0.0)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+                is_factor = name.endswith(("norm.weight", "scalars.context", "scalars.canvas", "expert_scale"))
+                parameter.fill_(1.0 if is_factor else 0.0)
+            elif name.removesuffix(".weight").endswith(("o_proj", "down_proj")):
                 parameter.zero_()
             else:
                 counters = torch.arange(parameter.numel())

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.layers import DenoiserLayer, SelfAttention, rotary_angles
+from quicksilver.models.layers import DenoiserLayer, FeedForward, SelfAttention, rotary_angles
 
 
 class FusedDenoiser:
@@ -120,6 +121,8 @@ class _FusedLayer:
 
     def __init__(self, layer: DenoiserLayer, eps: float) -> None:
         attention, mlp = layer.self_attn, layer.mlp
+        if not isinstance(mlp, FeedForward):
+            raise ConfigError("a layer with experts cannot be fused; ask can_fuse first")
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
         self._qkv = _fuse(projections)
         biases: list[Tensor] = [each.bias for each in projections if each.bias is not None]

@@ -3,12 +3,13 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.config import Activation, AttentionShape, DenoiserConfig, Rotary
+from quicksilver.models.experts import ACTIVATIONS, ExpertFeedForward
 
 Rotation = tuple[Float[Tensor, "B 1 T K"], Float[Tensor, "B 1 T K"]]
 
@@ -93,18 +94,15 @@ class SelfAttention(nn.Module):
         return query.to(projected.dtype), key.to(projected.dtype), value.to(projected.dtype)
 
 
-_ACTIVATIONS = {Activation.SILU: F.silu, Activation.GELU_TANH: lambda x: F.gelu(x, approximate="tanh")}
-
-
 class FeedForward(nn.Module):
     """A gated feed-forward: SwiGLU, or GEGLU by its activation (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, config: DenoiserConfig) -> None:
+    def __init__(self, model_width: int, width: int, activation: Activation = Activation.SILU) -> None:
         super().__init__()
-        self._activation = _ACTIVATIONS[config.activation]
-        self.gate_proj = nn.Linear(config.model_width, config.ffn_width, bias=False)
-        self.up_proj = nn.Linear(config.model_width, config.ffn_width, bias=False)
-        self.down_proj = nn.Linear(config.ffn_width, config.model_width, bias=False)
+        self._activation = ACTIVATIONS[activation]
+        self.gate_proj = nn.Linear(model_width, width, bias=False)
+        self.up_proj = nn.Linear(model_width, width, bias=False)
+        self.down_proj = nn.Linear(width, model_width, bias=False)
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         return self.down_proj(self._activation(self.gate_proj(x)) * self.up_proj(x))
@@ -133,21 +131,50 @@ class SelfConditioning(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.input_norm = _norm(config.model_width, config)
-        self.mlp = FeedForward(config)
+        self.mlp = FeedForward(config.model_width, config.ffn_width, config.activation)
         self.output_norm = _norm(config.model_width, config, has_gain=False)
 
     def forward(self, embedded: Float[Tensor, "N D"], predicted: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         return self.output_norm(embedded + self.mlp(self.input_norm(predicted)))
 
 
+class BesideExperts(nn.Module):
+    """Experts beside a layer's feed-forward: each side has norms of its own, and their results are added (Gemma 4)."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.mlp_output_norm = _norm(config.model_width, config)
+        self.input_norm = _norm(config.model_width, config)
+        self.experts = _experts(config)
+        self.output_norm = _norm(config.model_width, config)
+
+    def forward(self, fed: Float[Tensor, "B T D"], x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Add to ``fed``, what the feed-forward gives, what the experts make of the stream ``x``."""
+        return self.mlp_output_norm(fed) + self.output_norm(self.experts(self.input_norm(x), x))
+
+
+def _experts(config: DenoiserConfig) -> ExpertFeedForward:
+    if config.experts is None:
+        raise ConfigError("this denoiser has no experts")
+    width, shared = config.experts.shared_width, None
+    if width:
+        shared = FeedForward(config.model_width, width, config.activation)
+    return ExpertFeedForward(config.model_width, config.experts, shared, config.activation, config.norm_eps)
+
+
 class DenoiserLayer(nn.Module):
     """One pre-norm residual layer."""
 
-    def __init__(self, config: DenoiserConfig, index: int = 0) -> None:
+    def __init__(self, config: DenoiserConfig, layer: int) -> None:
+        """Layers are counted from 0."""
         super().__init__()
-        self.shape = config.attention(index)
+        self.shape = config.attention(layer)
         self.self_attn = SelfAttention(config, self.shape)
-        self.mlp = FeedForward(config)
+        has_dense, has_experts = config.has_dense(layer), config.has_experts(layer)
+        self.mlp = (
+            FeedForward(config.model_width, config.ffn_width, config.activation) if has_dense else _experts(config)
+        )
+        self.beside = BesideExperts(config) if has_dense and has_experts else None
         self.input_layernorm = _norm(config.model_width, config)
         self.post_attention_layernorm = _norm(config.model_width, config)
         has_output_norms = config.has_output_norms
@@ -167,7 +194,10 @@ class DenoiserLayer(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """The layer after its attention."""
         x = x + self.attention_output_norm(self.self_attn.o_proj(attended.transpose(1, 2).flatten(2)))
-        x = x + self.ffn_output_norm(self.mlp(self.post_attention_layernorm(x)))
+        fed = self.mlp(self.post_attention_layernorm(x))
+        if self.beside is not None:
+            fed = self.beside(fed, x)
+        x = x + self.ffn_output_norm(fed)
         return x if self.scalars is None else self.scalars(x, is_canvas)
 
     def forward(
@@ -185,4 +215,7 @@ class DenoiserLayer(nn.Module):
     def compile_parts(self) -> None:
         """Compile what stands around the attention, whose shapes are few; the attention changes with every batch."""
         self.project = torch.compile(self.project, dynamic=False)
-        self.finish = torch.compile(self.finish, dynamic=False)
+        if (
+            isinstance(self.mlp, FeedForward) and self.beside is None
+        ):  # how many rows an expert gets changes at every step
+            self.finish = torch.compile(self.finish, dynamic=False)
