@@ -42,6 +42,10 @@ class Opened:
     def unused(self) -> tuple[str, ...]:
         return () if self.family is None else self.family.unused
 
+    @property
+    def other_parts(self) -> tuple[str, ...]:
+        return () if self.family is None else self.family.other_parts
+
 
 def open_folder(folder: Path) -> Opened:
     """Read a folder's configuration, not its weights.
@@ -112,7 +116,11 @@ def _require_fit(folder: Path, opened: Opened, weights: ShardedWeights, expected
     """Every tensor of ours is in the files, and every tensor of the files is one of ours."""
     needed = {name for ours in expected for name in names_of(opened.source(ours))}
     missing = needed - weights.names
-    more = {name for name in weights.names - needed if not name.endswith(opened.unused)}
+    more = {
+        name
+        for name in weights.names - needed
+        if not (name.endswith(opened.unused) or name.startswith(opened.other_parts))
+    }
     if opened.config.has_tied_embeddings:
         more.discard("lm_head.weight")  # some writers repeat the tied table
     wrong = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has no place for", more)) if names]

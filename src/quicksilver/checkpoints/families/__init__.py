@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from quicksilver.checkpoints.families.autoregressive import AUTOREGRESSIVE
+from quicksilver.checkpoints.families.diffusion_gemma import DIFFUSION_GEMMA
 from quicksilver.checkpoints.family import Family
 from quicksilver.errors import CheckpointError
 
-FAMILIES: Final[tuple[Family, ...]] = (AUTOREGRESSIVE,)
+FAMILIES: Final[tuple[Family, ...]] = (AUTOREGRESSIVE, DIFFUSION_GEMMA)
 
 
 def find_family(values: Mapping[str, object]) -> Family:
