@@ -3,7 +3,7 @@
 This is the yardstick that every fast path must match token for token: full recompute, batch of one, float32.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import Purpose, draw
-from quicksilver.decoding.ends import hold_ends
+from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
@@ -42,6 +42,8 @@ class BlockProgress:
 
     max_steps: int
     step: int = 0
+    num_masks: int = 0
+    """As the first step began."""
     num_post_steps: int = 0
     previous_argmax: Tensor | None = None
     predicted: Tensor | None = None
@@ -65,8 +67,16 @@ class Run:
         self.policy = resolve_policy(spec, params)
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
+        is_whole = self.policy.starts_from_noise
+        if is_whole and params.ends is Ends.HELD:
+            raise ConfigError(
+                f"{type(self.policy).__name__} denoises blocks as a whole, their ends too: leave ends out"
+            )
+        self.holds_ends = not is_whole and (params.ends or Ends(spec.decoding.ends)) is Ends.HELD
+        self.written_special = frozenset({spec.special.eos} | ({spec.special.pad} if is_whole else set()) - {None})
+        """Special tokens that a block may hold: what was trained on noise was trained on whole blocks, padded behind
+        their end."""
         self.ledger = Ledger()
-        self._is_forbidden: Tensor | None = None
         self.is_cut = False
         """Whether ``max_nfe`` made a step commit more than the policy would have."""
 
@@ -88,18 +98,30 @@ class Run:
         at_limit = self.params.max_nfe is not None and self.ledger.nfe + 1 >= self.params.max_nfe
         return at_limit or block.step + 1 >= block.max_steps
 
-    def is_forbidden(self, vocab_size: int) -> Bool[Tensor, " V"]:
-        """Tokens that are never written: the special ones and the request's own."""
-        if self._is_forbidden is None or self._is_forbidden.shape[0] != vocab_size:
-            self.params.check_vocabulary(vocab_size)
-            self._is_forbidden = forbidden_tokens(vocab_size, special_ids(self.spec) | set(self.params.forbidden_ids))
-        return self._is_forbidden
+    def unwritten_ids(self, written: Container[int] = ()) -> tuple[frozenset[int], frozenset[int]]:
+        """Tokens that are never written: those without a probability, and those withheld, which keep theirs.
+
+        Args:
+            written: special tokens that are.
+        """
+        own = frozenset(self.params.forbidden_ids)
+        special = frozenset(token for token in special_ids(self.spec) if token not in written)
+        return (own, special - own) if self.spec.is_mask_predicted else (own | special, frozenset())
+
+    def is_unwritten(
+        self, vocab_size: int, written: Container[int] = ()
+    ) -> tuple[Bool[Tensor, " V"], Bool[Tensor, " V"]]:
+        """``unwritten_ids`` as masks."""
+        self.params.check_vocabulary(vocab_size)
+        forbidden, withheld = self.unwritten_ids(written)
+        return forbidden_tokens(vocab_size, forbidden), forbidden_tokens(vocab_size, withheld)
 
     def fill_noise(self, canvas: Canvas, positions: Int[Tensor, " L"], step: int) -> Canvas:
         """Put random tokens, drawn for the coming ``step``, at all masks if the policy denoises uniform noise."""
         if not self.policy.starts_from_noise or self.params.vocab_size is None:
             return canvas
-        allowed = (~self.is_forbidden(self.params.vocab_size)).nonzero()[:, 0]
+        is_forbidden, is_withheld = self.is_unwritten(self.params.vocab_size)
+        allowed = (~(is_forbidden | is_withheld)).nonzero()[:, 0]
         chance = draw(Purpose.NOISE, torch.tensor(self.params.seed), positions, torch.tensor(step))
         noise = allowed[(chance * allowed.shape[0]).long()]
         return replace(canvas, token_ids=torch.where(canvas.is_masked, noise, canvas.token_ids))
@@ -126,16 +148,24 @@ class ReferenceRun(Run):
         logits = self.ledger.forward(see, canvas.token_ids, block_ids)
         return logits[is_open.nonzero()[:, 0].to(logits.device)]
 
-    def look_in_place(self, canvas: Canvas, is_written: Bool[Tensor, " L"]) -> Float[Tensor, "N V"]:
-        """One forward under full attention as ``params.cache`` says; the logits of all masks and drafts.
+    def look_in_place(
+        self,
+        canvas: Canvas,
+        is_written: Bool[Tensor, " L"],
+        is_open: Bool[Tensor, " L"],
+        predicted: Tensor | None = None,
+    ) -> Float[Tensor, "N V"]:
+        """One forward under full attention as ``params.cache`` says; the logits of the open positions.
 
         Args:
             canvas: what is seen.
-            is_written: where tokens are being written, masks and drafts among them.
+            is_written: where tokens are being written, the open positions among them.
+            is_open: what is decided.
+            predicted: as in ``look``.
         """
-        is_open, block_ids = canvas.is_masked | canvas.is_draft, torch.zeros(len(canvas), dtype=torch.int64)
+        block_ids = torch.zeros(len(canvas), dtype=torch.int64)
         if not isinstance(self.logits_fn, StaleLogits) or self.params.cache is Cache.EXACT:
-            return self.look(canvas, block_ids, is_open)
+            return self.look(canvas, block_ids, is_open, predicted)
         columns = self._kept.columns(canvas.token_ids, is_written)
         is_computed = torch.zeros(len(canvas), dtype=torch.bool).index_fill(0, columns, value=True)
         see = partial(self.logits_fn.with_stale, is_computed=is_computed)
@@ -182,6 +212,8 @@ class ReferenceRun(Run):
             ConfigError: the policy committed nothing although there are masks.
         """
         index = is_open.nonzero()[:, 0]
+        if block.step == 0:
+            block.num_masks = int((canvas.is_masked & is_open).sum())
         adjustments = canvas_adjustments(self.params, canvas, logits.shape[0])
         found = select_rows(
             logits,
@@ -197,10 +229,9 @@ class ReferenceRun(Run):
         if isinstance(self.logits_fn, ConditionedLogits):
             block.predicted = self._distribution(logits, block.step, is_forbidden, adjustments)
         seen = self._window(canvas, found, index, positions, block, window)
-        starts_from_noise = self.policy.starts_from_noise
-        decision = decide(seen if starts_from_noise else hold_ends(seen, self.spec.special.eos), [self.policy])
+        decision = decide(hold_ends(seen, self.spec.special.eos), [self.policy])
         has_masks = bool(seen.is_masked.any())
-        if has_masks and not bool(decision.commit.any()) and not starts_from_noise:
+        if has_masks and not bool(decision.commit.any()) and not self.policy.starts_from_noise:
             raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {block.step}")
         if is_forced:
             decision = self._commit_all(decision, seen)
@@ -258,7 +289,9 @@ class ReferenceRun(Run):
             positions=positions[window][None],
             seed=torch.tensor([self.params.seed]),
             step=torch.tensor([block.step]),
+            num_masks=torch.tensor([block.num_masks]),
             num_post_steps=torch.tensor([block.num_post_steps]),
+            holds_ends=torch.tensor([self.holds_ends]),
         )
 
     def apply(self, canvas: Canvas, step: Step) -> tuple[Canvas, list[Event]]:

@@ -8,7 +8,7 @@ from quicksilver.decoding.adjustments import Adjustments, token_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, never_in_block, require_no_stale_rows
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.engine.load import Load, block_length_under_load
@@ -49,7 +49,7 @@ class BlockSequence(WindowSequence):
         self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
         self._prompt = Canvas.of_prompt(task.prompt_ids)
         self._written: list[Canvas] = []
-        self._rules = (TokenRule(never_in_block(spec, self.params)),)
+        self._rules = (TokenRule(*self.run.unwritten_ids(self.run.written_special)),)
         self._open_block()
 
     def _require_on_grid(self, lengths: tuple[int, ...]) -> None:
@@ -114,13 +114,10 @@ class BlockSequence(WindowSequence):
         return None
 
     def open_columns(self) -> list[int]:
-        return self._unsettled(len(self.state)) if self.run.policy.starts_from_noise else self.kept_columns()
-
-    def kept_columns(self) -> list[int]:
-        found = self._first_end()
-        return self._unsettled(self._stop if found is None else found + 1)
-
-    def _unsettled(self, end: int) -> list[int]:
+        found = self._first_end() if self.run.holds_ends else None
+        # Noise is denoised in whole blocks, also where they are cut afterwards.
+        stop = len(self.state) if self.run.policy.starts_from_noise else self._stop
+        end = stop if found is None else found + 1
         return [column for column in range(end) if self.state[column] in (State.MASK, State.DRAFT)]
 
     def look(self) -> Look:

@@ -278,16 +278,14 @@ class WindowSequence(Sequence):
         """Masks and drafts that a step may touch."""
         ...
 
-    def kept_columns(self) -> list[int]:
-        """Those of them that become final when the window is finished."""
-        return self.open_columns()
-
     def window_ids(self) -> Tensor:
         return self.canvas.token_ids
 
     def _look(self, columns: list[int], rules: tuple[TokenRule, ...]) -> Look:
         # Fresh noise at the masks if the policy denoises uniform noise: the same for the same step, however often.
         self.canvas = self.run.fill_noise(self.canvas, self.positions, self.block.step)
+        if self.block.step == 0:
+            self.block.num_masks = sum(self.state[column] == State.MASK for column in columns)
         positions = self.positions.tolist()
         return Look(
             open_columns=tuple(columns),
@@ -319,11 +317,11 @@ class WindowSequence(Sequence):
         block.previous_argmax, block.predicted = step.argmax_ids, step.predicted
         is_finished = self._is_finished(step) or is_forced
         if is_finished and State.DRAFT in self.state:
-            kept = set(self.kept_columns())
-            drafts = [column in kept and state == State.DRAFT for column, state in enumerate(self.state)]
+            still_open = self.open_columns()
+            drafts = [column in still_open and state == State.DRAFT for column, state in enumerate(self.state)]
             events += commit_events(self.places, drafts)
             where = torch.zeros(len(self.state), dtype=torch.bool)
-            where[sorted(kept)] = True
+            where[still_open] = True
             self.canvas = self.canvas.finalize(where)
             self.state = self.canvas.state.tolist()
         return events, is_finished

@@ -76,7 +76,11 @@ class RowStep:
     seed: int
     step: int
     """Denoising step within the block, from 0."""
+    num_masks: int
+    """As the block's first step began."""
     num_post_steps: int
+    holds_ends: bool
+    """See ``decoding.ends``."""
     nfe: int
     """Forwards of the request, this one included."""
     is_forced: bool
@@ -119,11 +123,10 @@ def take_step(
         ConfigError: a policy committed nothing although there are masks.
     """
     seen, argmax_confidence = _window(before, is_open, candidates, rows)
-    # All rows are of one checkpoint, so all start from noise or none does.
-    starts_from_noise = rows[0].policy.starts_from_noise
-    decision = decide(seen if starts_from_noise else hold_ends(seen, special.eos), [row.policy for row in rows])
+    decision = decide(hold_ends(seen, special.eos), [row.policy for row in rows])
     had_masks = seen.is_masked.any(dim=-1)
-    if not starts_from_noise:
+    # All rows are of one checkpoint, so all start from noise or none does.
+    if not rows[0].policy.starts_from_noise:
         _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
     if any(row.is_forced for row in rows):
@@ -175,7 +178,9 @@ def _window(
         positions=state.positions,
         seed=numbers([row.seed for row in rows]),
         step=numbers([row.step for row in rows]),
+        num_masks=numbers([row.num_masks for row in rows]),
         num_post_steps=numbers([row.num_post_steps for row in rows]),
+        holds_ends=torch.tensor([row.holds_ends for row in rows], device=is_open.device),
     )
     return window, argmax_confidence
 
