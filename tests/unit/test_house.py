@@ -54,9 +54,9 @@ def test_public_names_are_complete_and_sorted():
 @pytest.mark.skipif(not IS_SHAPE_CHECKED, reason="this session runs without shape checks")
 def test_a_wrong_shape_is_caught():
     with pytest.raises(TypeCheckError, match="positions"):
-        rotary_angles(torch.arange(3), TINY, torch.float32)
+        rotary_angles(torch.arange(3), TINY.rotary, torch.float32)
     with pytest.raises(TypeCheckError, match="positions"):
-        rotary_angles(torch.zeros(1, 3), TINY, torch.float32)
+        rotary_angles(torch.zeros(1, 3), TINY.rotary, torch.float32)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

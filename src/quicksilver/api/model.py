@@ -12,7 +12,7 @@ from torch import Tensor
 from quicksilver import decoding
 from quicksilver.api.context import crop_around_holes
 from quicksilver.api.events import Done, StreamEvent
-from quicksilver.api.network import FullRecompute
+from quicksilver.api.network import recompute
 from quicksilver.api.requests import (
     MARK,
     DecodingKeywords,
@@ -75,7 +75,7 @@ class Model:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self._denoiser = denoiser
-        self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
+        self._logits_fn = recompute(denoiser, spec.prediction_shift)
         self._engine_config = engine_config
         self._engine: Engine | None = None
         # Ids beyond the tokenizer's (a padded table) have no text. Those of the spec are the sampler's to allow or

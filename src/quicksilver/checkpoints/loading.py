@@ -55,6 +55,10 @@ class Opened:
     def unused(self) -> tuple[str, ...]:
         return () if self.family is None else self.family.unused
 
+    @property
+    def other_parts(self) -> tuple[str, ...]:
+        return () if self.family is None else self.family.other_parts
+
 
 def open_folder(folder: Path) -> Opened:
     """Read a folder's configuration, not its weights.
@@ -137,7 +141,10 @@ class _Reader:
         """Every tensor of ours is in the files, and every tensor of the files is one of ours."""
         needed = {name for ours in self.expected for name in self._stored_names(ours)}
         missing = needed - self._weights.names
-        more = {name for name in self._weights.names - needed if not name.endswith(self._opened.unused)}
+        unused, other_parts = self._opened.unused, self._opened.other_parts
+        more = {
+            name for name in self._weights.names - needed if not (name.endswith(unused) or name.startswith(other_parts))
+        }
         if self._opened.config.has_tied_embeddings:
             more.discard("lm_head.weight")  # some writers repeat the tied table
         wrong = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has no place for", more)) if names]

@@ -352,6 +352,6 @@ def num_pages(shape: DenoiserConfig, config: EngineConfig, dtype: torch.dtype) -
     """Pages that an engine takes for an architecture whose keys and values are of ``dtype``."""
     if config.num_pages is not None:
         return config.num_pages
-    per_page = 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * dtype.itemsize * config.page_size
+    per_page = shape.num_kept_per_position * dtype.itemsize * config.page_size
     wanted = config.max_running * -(-shape.max_length // config.page_size)
     return max(min(wanted, MAX_DEFAULT_BYTES // per_page), -(-shape.max_length // config.page_size))

@@ -45,7 +45,7 @@ class FusedDenoiser:
     ) -> Float[Tensor, "1 T D"]:
         """As ``Denoiser.forward``."""
         hidden = self._embedding(token_ids[0])
-        cos, sin = rotary_angles(positions.T, self._config, self._norm.dtype)
+        cos, sin = rotary_angles(positions.T, self._config.rotary, self._norm.dtype)
         sin[..., : self._config.head_width // 2].neg_()
         rotation = cos[:, 0], sin[:, 0]
         for layer in self._layers:
@@ -54,10 +54,10 @@ class FusedDenoiser:
 
 
 def can_fuse(denoiser: Denoiser) -> bool:
-    """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training."""
-    if denoiser.model.embed_tokens.weight.device.type != "cpu" or any(p.requires_grad for p in denoiser.parameters()):
+    """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training, and all its options known."""
+    if denoiser.config.strange_options(_UNDERSTOOD):
         return False
-    if denoiser.config.rotary_fraction != 1 or denoiser.config.experts is not None:
+    if denoiser.model.embed_tokens.weight.device.type != "cpu" or any(p.requires_grad for p in denoiser.parameters()):
         return False
     inner = [
         module for layer in denoiser.layers() for part in (layer.self_attn, layer.mlp) for module in part.children()
@@ -68,6 +68,11 @@ def can_fuse(denoiser: Denoiser) -> bool:
     )
 
 
+_UNDERSTOOD = {
+    "vocab_size", "num_layers", "model_width", "num_heads", "num_kv_heads", "head_width", "ffn_width", "max_length",
+    "rope_theta", "rotary_scaling", "norm_eps", "has_tied_embeddings", "has_qkv_bias", "has_qk_norm",
+}  # fmt: skip
+"""Options of ``DenoiserConfig``."""
 _PLAIN = (nn.Linear, nn.RMSNorm, nn.Identity)
 
 
@@ -131,8 +136,8 @@ class _FusedLayer:
     def __call__(
         self, x: Float[Tensor, "T D"], rotation: tuple[Tensor, Tensor], attention: Attention, num_kv_heads: int
     ) -> Float[Tensor, "T D"]:
-        query, key, value = self._project(x, rotation, num_kv_heads)
-        attended = attention(*(each.transpose(0, 1)[None] for each in (query, key, value)))
+        query, key, value = (each.transpose(0, 1)[None] for each in self._project(x, rotation, num_kv_heads))
+        attended = attention(query, key, value)
         x = torch.addmm(x, attended[0].transpose(0, 1).flatten(1), self._out)
         gate, up = torch.mm(self._ffn_norm(x), self._gate_up).chunk(2, dim=-1)
         return torch.addmm(x, F.silu(gate).mul_(up), self._down)

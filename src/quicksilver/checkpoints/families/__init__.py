@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Final
 
 from quicksilver.checkpoints.families.autoregressive import AUTOREGRESSIVE
+from quicksilver.checkpoints.families.diffusion_gemma import DIFFUSION_GEMMA
 from quicksilver.checkpoints.families.dream import DREAM, OPEN_DCODER
 from quicksilver.checkpoints.families.llada import LLADA
 from quicksilver.checkpoints.family import Family
 from quicksilver.errors import CheckpointError
 
-FAMILIES: Final[tuple[Family, ...]] = (LLADA, DREAM, OPEN_DCODER, AUTOREGRESSIVE)
+FAMILIES: Final[tuple[Family, ...]] = (LLADA, DREAM, OPEN_DCODER, DIFFUSION_GEMMA, AUTOREGRESSIVE)
 
 
 def find_family(values: Mapping[str, object]) -> Family:
