@@ -1,5 +1,6 @@
 """Tiny folders in a published layout, with the weights that golden files were made with."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,18 @@ GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 
 
 def write_folder(family: str, folder: Path) -> None:
-    """``config.json`` of a golden folder and the weights, under their published names."""
+    """The configuration files of a golden folder and the weights, under their published names."""
     folder.mkdir(exist_ok=True)
-    shutil.copy(GOLDEN / family / "config.json", folder)
+    for name in ("config.json", "tokenizer_config.json"):
+        if (GOLDEN / family / name).is_file():
+            shutil.copy(GOLDEN / family / name, folder)
+    if (GOLDEN / family / "expected.json").is_file():
+        shapes = json.loads((GOLDEN / family / "expected.json").read_text())["shapes"]
+        save_file(
+            {name: torch.from_numpy(seeded_array(name, shape)) for name, shape in shapes.items()},
+            folder / "model.safetensors",
+        )
+        return
     opened, weights = open_folder(folder), {}
     for name, tensor in Denoiser(opened.config).state_dict().items():
         source = opened.source(name)
