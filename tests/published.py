@@ -19,15 +19,12 @@ GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 def write_folder(family: str, folder: Path) -> None:
     """The configuration files of a golden folder and the weights, under their published names."""
     folder.mkdir(exist_ok=True)
-    for name in ("config.json", "tokenizer_config.json"):
-        if (GOLDEN / family / name).is_file():
-            shutil.copy(GOLDEN / family / name, folder)
-    if (GOLDEN / family / "expected.json").is_file():
+    for path in (GOLDEN / family).glob("*config.json"):
+        shutil.copy(path, folder)
+    if (GOLDEN / family / "expected.json").is_file():  # the reference's own names and shapes
         shapes = json.loads((GOLDEN / family / "expected.json").read_text())["shapes"]
-        save_file(
-            {name: torch.from_numpy(seeded_array(name, shape)) for name, shape in shapes.items()},
-            folder / "model.safetensors",
-        )
+        drawn = {name: torch.from_numpy(seeded_array(name, shape)) for name, shape in shapes.items()}
+        save_file(drawn, folder / "model.safetensors")
         return
     opened, weights = open_folder(folder), {}
     for name, tensor in Denoiser(opened.config).state_dict().items():

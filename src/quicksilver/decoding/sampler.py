@@ -18,6 +18,7 @@ from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
+from quicksilver.decoding.lengths import LengthRule
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import JointThreshold, decide
 from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
@@ -64,6 +65,7 @@ class Run:
         self.policy = resolve_policy(spec, params)
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
+        self.lengths_compete = LengthRule(spec.decoding.lengths) is LengthRule.COMPETING
         self.holds_ends = (params.ends or Ends(spec.decoding.ends)) is Ends.HELD
         self.ledger = Ledger()
         self.is_cut = False
