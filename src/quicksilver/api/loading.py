@@ -13,6 +13,7 @@ from quicksilver.engine import costs
 from quicksilver.engine.engine import EngineConfig
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.ranks import Ranks
 from quicksilver.tokenization.tokenizer import Tokenizer
 
 DEFAULT_MODEL = "quicksilver-coder"
@@ -45,7 +46,11 @@ def find_model(path_or_name: str | Path) -> Path:
 
 
 def load(
-    path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None, row_budget: int | str | None = None
+    path_or_name: str | Path = DEFAULT_MODEL,
+    *,
+    device: str | None = None,
+    row_budget: int | str | None = None,
+    ranks: Ranks | None = None,
 ) -> Model:
     """Load a model in float32.
 
@@ -54,20 +59,29 @@ def load(
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU if there is one.
         row_budget: most rows of one forward. ``auto``, for processes that live long: what suits this machine, measured
             for a few seconds and remembered in the user's cache folder (``engine.costs``). None: the engine's default.
+        ranks: processes that hold the model together, on devices of their own. All load it; the model of rank 0 is used
+            like any other, those of the others ``follow``.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
-        ConfigError: there is no such device, or ``row_budget`` is neither ``auto`` nor a number from 1 on.
+        ConfigError: there is no such device, ``row_budget`` is neither ``auto`` nor a number from 1 on, or the ranks
+            cannot divide the model.
+        RankError: another rank is gone.
     """
     if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
         raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
     folder = find_model(path_or_name)
-    target = _device(device)
-    denoiser, spec = load_folder(folder, torch.float32)
+    if ranks is not None and device is not None:
+        raise ConfigError(f"device {device!r} contradicts ranks, which have joined on devices of their own")
+    target = _device(device) if ranks is None else ranks.device
+    denoiser, spec = load_folder(folder, torch.float32, ranks=ranks)
     if not (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{folder} lacks {TOKENIZER_FILE}")
     tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
     denoiser, template = denoiser.to(target), folder / CHAT_TEMPLATE_FILE
+    if ranks is not None:
+        ranks.meet()
+        row_budget = row_budget if ranks.leads else None
     return Model(
         denoiser,
         spec,

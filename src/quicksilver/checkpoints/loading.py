@@ -1,6 +1,7 @@
 """Loading of any checkpoint folder: our own, or one of a known family as its makers published it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.parallel import ParallelDenoiser
+from quicksilver.models.ranks import Ranks
 
 Progress = Callable[[int, int], None]
 """Called with the bytes loaded so far and those of all weights."""
@@ -68,6 +71,7 @@ def load_folder(
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | None = None,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[Denoiser, DiffusionSpec]:
     """Load weights, one tensor after the other, straight into a denoiser of ``dtype`` in evaluation mode.
 
@@ -76,23 +80,28 @@ def load_folder(
         dtype: of the denoiser; None: as the weights are stored, then they stay mapped from their files on a CPU.
         device: of the denoiser; None: the CPU.
         progress: told after every tensor.
+        ranks: the processes that hold the denoiser together: this one reads its own part of every tensor.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the architecture.
+        ConfigError: the processes cannot divide the architecture.
     """
     opened, device = open_folder(folder), device or torch.device("cpu")
     with ShardedWeights(folder) as weights:
-        denoiser = _empty(opened.config)
+        denoiser = _empty(opened.config, ranks)
         expected = denoiser.state_dict()
         _require_fit(folder, opened, weights, expected)
         total, done = sum(tensor.numel() for tensor in expected.values()), 0
         is_mapped, dtype = dtype is None, dtype or weights.dtype
         for name, parameter in expected.items():
-            value = weights.read(opened.source(name))
-            if value.shape != parameter.shape:
-                raise CheckpointError(
-                    f"{folder}: {name} has shape {list(value.shape)}, its config.json says {list(parameter.shape)}"
-                )
+            source = opened.source(name)
+            cut = denoiser.cut(name) if isinstance(denoiser, ParallelDenoiser) else None
+            found, shape = weights.shape(source), list(parameter.shape)
+            if cut is not None:
+                shape[cut.axis] = cut.length
+            if found != shape:
+                raise CheckpointError(f"{folder}: {name} has shape {found}, its config.json says {shape}")
+            value = weights.read(source, cut)
             _set(denoiser, name, value.to(device=device, dtype=dtype, copy=not is_mapped))
             done += value.numel()
             if progress is not None:
@@ -100,12 +109,10 @@ def load_folder(
     return denoiser.eval().requires_grad_(False), opened.spec
 
 
-def _empty(config: DenoiserConfig) -> Denoiser:
-    """A denoiser whose values do not matter."""
-    if config.num_parameters <= _SMALL:
-        return Denoiser(config)
-    with torch.device("meta"):
-        return Denoiser(config)
+def _empty(config: DenoiserConfig, ranks: Ranks | None) -> Denoiser:
+    """A denoiser, or this rank's part of it, whose values do not matter."""
+    with nullcontext() if config.num_parameters <= _SMALL else torch.device("meta"):
+        return Denoiser(config) if ranks is None else ParallelDenoiser(config, ranks)
 
 
 def _require_fit(folder: Path, opened: Opened, weights: ShardedWeights, expected: dict[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quicksilver.cli import options
+from quicksilver.cli import options, ranks
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import spinner
 from quicksilver.errors import InputError
@@ -45,6 +45,7 @@ def command(
 ) -> None:
     """Continue a prompt and print what follows it."""
     # Long because every option is a parameter.
+    ranks.follow_unless_first(model, device)
     if (prompt is None) == (file is None):
         raise InputError("give either PROMPT (or -) or --file, " + ("not both" if file else "there is neither"))
     text = read_text(file) if file is not None else read_text("-") if prompt == "-" else prompt or ""
@@ -70,11 +71,11 @@ def command(
         return
 
     with spinner(f"loading {model} …"):
-        from quicksilver.api import DecodingOptions, GenerateRequest, load
+        from quicksilver.api import DecodingOptions, GenerateRequest
         from quicksilver.cli.running import follow, print_cost, to_json, traced
 
         request = GenerateRequest(prompt=text, max_tokens=max_tokens, options=DecodingOptions(**decoding))
-        loaded = load(model, device=device)
+        loaded = ranks.load(context, model, device)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:

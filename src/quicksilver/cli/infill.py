@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quicksilver.cli import options
+from quicksilver.cli import options, ranks
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import spinner
 
@@ -62,6 +62,7 @@ def command(
     Of a file longer than the model's context the model sees the lines nearest the holes.
     """
     # Long because every option is a parameter.
+    ranks.follow_unless_first(model, device)
     text = read_text(source)
 
     decoding: dict[str, Any] = {
@@ -91,7 +92,7 @@ def command(
         return
 
     with spinner(f"loading {model} …"):
-        from quicksilver.api import DecodingOptions, InfillRequest, load, split_template
+        from quicksilver.api import DecodingOptions, InfillRequest, split_template
         from quicksilver.api.requests import parse_layout
         from quicksilver.cli.running import follow, print_cost, to_json, traced
 
@@ -102,7 +103,7 @@ def command(
             layout=parse_layout(layout),
             options=DecodingOptions(**decoding),
         )
-        loaded = load(model, device=device)
+        loaded = ranks.load(context, model, device)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quicksilver.cli import options
+from quicksilver.cli import options, ranks
 from quicksilver.cli.terminal import spinner
 from quicksilver.errors import ConfigError
 
@@ -27,6 +27,7 @@ class LogLevel(StrEnum):
 
 
 def command(
+    context: typer.Context,
     model: options.Model = options.DEFAULT_MODEL,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="Where to listen; 0 takes any free one.")] = 8080,
@@ -57,8 +58,8 @@ def command(
     device: options.Device = None,
 ) -> None:
     """Serve a model over HTTP: OpenAI's routes, fill-in-the-middle, edits, and a playground in the browser."""
+    ranks.follow_unless_first(model, device)
     with spinner(f"loading {model} …"):
-        from quicksilver.api import load
         from quicksilver.server.accounts import Prices
         from quicksilver.server.app import create_app
         from quicksilver.server.config import ServerConfig
@@ -77,7 +78,7 @@ def command(
             drain_seconds=drain_seconds,
             logs_prompts=log_prompts,
         )
-        app = create_app(load(model, device=device), config, gate=gate, prices=prices)
+        app = create_app(ranks.load(context, model, device), config, gate=gate, prices=prices)
     start(log_level)
     serve(app, host=host, port=port, on_ready=_greet)
 

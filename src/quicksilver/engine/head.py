@@ -125,9 +125,10 @@ _Found = tuple[Candidates, Tensor | None]
 
 
 def _plain_weight(denoiser: Denoiser) -> Tensor | None:
-    """The head's matrix; None where it is not an ordinary one, but quantized."""
+    """The head's matrix; None where it is not an ordinary one, but quantized or a part."""
     weight = (denoiser.lm_head or denoiser.model.embed_tokens).weight
-    return weight if type(weight) in (Tensor, nn.Parameter) else None
+    is_whole = weight.shape[0] == denoiser.config.vocab_size
+    return weight if is_whole and type(weight) in (Tensor, nn.Parameter) else None
 
 
 def _joined(found: list[_Found]) -> _Found:

@@ -4,8 +4,8 @@ Legend: T packed rows, N rows that are decided, B windows, W columns.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
@@ -23,6 +23,7 @@ from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.filling import FillingSequence
 from quicksilver.engine.head import HeadParams, choose
+from quicksilver.engine.network import Lead, Network, network_of
 from quicksilver.engine.pages import PageTable
 from quicksilver.engine.scheduler import Share
 from quicksilver.engine.sequence import (
@@ -38,9 +39,8 @@ from quicksilver.engine.sequence import (
 )
 from quicksilver.engine.windows import RowStep, StepOutcome, WindowState, take_step
 from quicksilver.errors import InputError
-from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.fused import FusedDenoiser, can_fuse
+from quicksilver.models.parallel import ParallelDenoiser
 
 STRICT_LEAST_ROWS = 4
 """Products of fewer rows take other kernels, whose sums go in another order (measured with MKL on AVX2)."""
@@ -62,10 +62,6 @@ class Turn:
         return self.share.num_context + (self.sequence.num_window if self.share.has_window else 0)
 
 
-Network = Callable[[Tensor, Tensor, Attention], Tensor]
-"""Token ids [1, T], positions [1, T] and an attention to hidden rows [1, T, D]."""
-
-
 class Runner:
     """Owns the denoiser, the page memory and nothing else."""
 
@@ -73,7 +69,8 @@ class Runner:
         self._least_rows = STRICT_LEAST_ROWS if is_strict else 1
         self._is_strict = is_strict
         self._denoiser, self._spec, self._memory = denoiser, spec, memory
-        self.network: Network = FusedDenoiser(denoiser) if can_fuse(denoiser) else denoiser
+        self.network: Network = network_of(denoiser)
+        self._lead = Lead(denoiser, memory) if isinstance(denoiser, ParallelDenoiser) else None
         self.device = memory.keys[0].device
         self._vocab_size = denoiser.config.vocab_size
         self._rules: dict[TokenRule, tuple[Tensor, Tensor]] = {}
@@ -138,7 +135,11 @@ class Runner:
             ids.append(idle)
             positions.append(idle)
         token_ids, at = (torch.cat(parts)[None].to(self.device) for parts in (ids, positions))
-        return self.network(token_ids, at, PagedAttention(self._memory, rows, is_strict=self._is_strict))[0]
+        attention = PagedAttention(self._memory, rows, is_strict=self._is_strict)
+        with (
+            nullcontext() if self._lead is None else self._lead.leading(token_ids, at, rows, is_strict=self._is_strict)
+        ):
+            return self.network(token_ids, at, attention)[0]
 
     def _decided_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> Float[Tensor, "N D"]:
         """Hidden rows that predict the open columns of the deciding turns."""

@@ -3,6 +3,7 @@
 Legend: B batch, T tokens, H query heads, G key/value heads, K head width.
 """
 
+from copy import copy
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -40,6 +41,12 @@ class DenseAttention:
         mask = topology.dense_mask()
         # Full attention without a mask takes torch's faster kernel and gives the same sums.
         self._mask: Bool[Tensor, "B 1 T T"] | None = None if bool(mask.all()) else mask[:, None]
+
+    def to(self, device: torch.device) -> "DenseAttention":
+        """The same for tensors of another device."""
+        moved = copy(self)
+        moved._mask = None if self._mask is None else self._mask.to(device)
+        return moved
 
     def __call__(
         self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]

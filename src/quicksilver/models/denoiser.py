@@ -56,6 +56,11 @@ class Denoiser(nn.Module):
         """Float32 logits of the given hidden rows over the whole vocabulary, special tokens included."""
         return F.linear(hidden, self._head()).to(torch.float32)
 
+    @property
+    def num_parameters(self) -> int:
+        """All of them, the tied table counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def cross_entropy(
         self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"], weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " N"]]:

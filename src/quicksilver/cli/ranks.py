@@ -1,0 +1,48 @@
+"""Commands under torchrun: several processes hold one model, and the first of them is the command.
+
+The others load their parts and do what the first asks until it ends; they read and print nothing.
+"""
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import typer
+
+from quicksilver.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quicksilver.api import Model
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdigit():
+        raise ConfigError(f"{name} in the environment must be a number, as torchrun sets it, got {value!r}")
+    return int(value)
+
+
+def follow_unless_first(model: str, device: str | None) -> None:
+    """Return at once in the first process, or the only one. In any other: work for the first, then exit."""
+    if _number("WORLD_SIZE", 1) == 1 or _number("RANK", 0) == 0:
+        return
+    from quicksilver.api import Ranks, load
+
+    with Ranks.join(device) as ranks:
+        loaded = load(model, ranks=ranks)
+        # Signals go to all processes. The first may still have requests to answer; this one ends with it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        loaded.follow()
+    raise typer.Exit
+
+
+def load(context: typer.Context, model: str, device: str | None) -> "Model":
+    """The model of a command. If torchrun started several processes they hold it together until the command ends."""
+    from quicksilver import api
+
+    if _number("WORLD_SIZE", 1) == 1:
+        return api.load(model, device=device)
+    ranks = api.Ranks.join(device)
+    context.call_on_close(ranks.close)
+    return api.load(model, ranks=ranks)
