@@ -5,6 +5,7 @@ The others load their parts and do what the first asks until it ends; they read 
 
 import os
 import signal
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
@@ -45,4 +46,10 @@ def load(context: typer.Context, model: str, device: str | None) -> "Model":
         return api.load(model, device=device)
     ranks = api.Ranks.join(device)
     context.call_on_close(ranks.close)
+    # Ends the context, and the others with it. A server, which handles signals itself, raises them again when it ends.
+    signal.signal(signal.SIGTERM, _exit)
     return api.load(model, ranks=ranks)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -24,9 +24,9 @@ from quicksilver.errors import ConfigError, RankError
 
 PATIENCE_S = 60.0
 """How long a rank waits for another one's part of a sum. All work alike, so one that takes longer has stopped."""
-_IDLE = timedelta(days=365)
-"""How long a rank waits for an order: a server may have nothing to do. One whose process has ended is noticed at once,
-since its connections close."""
+_IDLE_S = 365 * 86_400.0
+"""How long a rank waits for an order: a server may have nothing to do. That rank 0 has ended is noticed at once, since
+its connections close."""
 
 
 class Ranks:
@@ -42,7 +42,9 @@ class Ranks:
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
         backend = "nccl" if device.type == "cuda" else "gloo"
         self._sums = dist.new_group(backend=backend, timeout=timedelta(seconds=patience_s))
-        self._orders = dist.new_group(backend="gloo", timeout=_IDLE)
+        # Rank 0 sends an order when the others are there to receive it, that is done with the one before.
+        wait_s = patience_s if self.leads else _IDLE_S
+        self._orders = dist.new_group(backend="gloo", timeout=timedelta(seconds=wait_s))
         # A server reads logits beside its engine's thread; orders of the two must not mix.
         self._lock = threading.RLock()
         self._is_broken = False
