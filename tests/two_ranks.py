@@ -37,7 +37,7 @@ class Pair:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
         )
         self.ranks: Ranks | None = Ranks.join(
-            "cpu", init_method=f"file://{meeting}", rank=0, world_size=2, patience_s=patience_s
+            "cpu", init_method=f"file://{meeting}", rank=0, size=2, patience_s=patience_s
         )
 
     @contextmanager
@@ -77,7 +77,7 @@ class Pair:
 
 def _work(meeting: str) -> None:
     torch.set_num_threads(1)
-    ranks = Ranks.join("cpu", init_method=meeting, rank=1, world_size=2)
+    ranks = Ranks.join("cpu", init_method=meeting, rank=1, size=2)
     for line in sys.stdin:
         folder, dtype = json.loads(line)
         denoiser, _ = load_folder(Path(folder), getattr(torch, dtype), ranks=ranks)

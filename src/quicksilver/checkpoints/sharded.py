@@ -26,7 +26,7 @@ class ShardedWeights:
         Raises:
             CheckpointError: there are none, one that the index names is missing, or one is damaged.
         """
-        self._folder, self._stack = folder, ExitStack()
+        self.folder, self._stack = folder, ExitStack()
         self._files: dict[str, safe_open] = {}
         for path in weight_files(folder):
             try:
@@ -45,11 +45,6 @@ class ShardedWeights:
     @property
     def names(self) -> frozenset[str]:
         return frozenset(self._files)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the first tensor by name; published weights have one dtype, but for a few small tensors."""
-        return self._files[min(self._files)].get_tensor(min(self._files)).dtype
 
     def shape(self, source: Source) -> list[int]:
         """Of a source's values, from the files' headers.
@@ -71,7 +66,7 @@ class ShardedWeights:
 
     def _common(self, source: Source, shapes: list[list[int]]) -> list[int]:
         if any(shape != shapes[0] for shape in shapes):
-            raise CheckpointError(f"{self._folder}: {', '.join(names_of(source)[:4])} … differ in shape: {shapes[:4]}")
+            raise CheckpointError(f"{self.folder}: {', '.join(names_of(source)[:4])} … differ in shape: {shapes[:4]}")
         return shapes[0]
 
     def read(self, source: Source, cut: Cut | None = None) -> Tensor:
@@ -87,7 +82,7 @@ class ShardedWeights:
         try:
             return self._read(source, {} if cut is None else {cut.axis: slice(cut.start, cut.stop)})
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self._folder}: {', '.join(names_of(source))} cannot be read: {error}") from error
+            raise CheckpointError(f"{self.folder}: {', '.join(names_of(source))} cannot be read: {error}") from error
 
     def _read(self, source: Source, cuts: dict[int, slice]) -> Tensor:
         """The source's values within one slice of each axis that ``cuts`` names."""
@@ -117,7 +112,7 @@ class ShardedWeights:
         shape = tensor.get_shape()
         for axis, cut in cuts.items():
             if shape[axis] < cut.stop:
-                raise CheckpointError(f"{self._folder}: {name} has shape {shape}, too small for {cut.stop}")
+                raise CheckpointError(f"{self.folder}: {name} has shape {shape}, too small for {cut.stop}")
         return tensor[tuple(cuts.get(axis, slice(None)) for axis in range(len(shape)))]
 
 

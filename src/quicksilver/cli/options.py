@@ -23,6 +23,19 @@ ServerModel = Annotated[
     str | None, typer.Option(metavar="NAME", help="Which of the server's models. [default: the server chooses]")
 ]
 Device = Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to run. [default: a GPU if there is one]")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Of the weights: float32, bfloat16 or float16. [default: float32; a large model's own]"
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME",
+        help="Store the projections in fewer bits: int8_dynamic, int8_weight, int4_weight or (CUDA) fp8_dynamic.",
+    ),
+]
 Policy = Annotated[str | None, typer.Option(metavar="NAME", help=POLICY_HELP)]
 Threshold = Annotated[
     float | None, typer.Option(metavar="P", help="Commit a token from this confidence, 0 to 1. [default: the model's]")

@@ -5,8 +5,9 @@ The others load their parts and do what the first asks until it ends; they read 
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import typer
 
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from quicksilver.api import Model
 
 
+class LoadKeywords(TypedDict, total=False):
+    """Options that ``quicksilver.load`` takes beside model and device."""
+
+    dtype: str | None
+    quantize: str | None
+    num_pages: int | None
+    progress: Callable[[int, int], None]
+
+
 def _number(name: str, default: int) -> int:
     value = os.environ.get(name, str(default))
     if not value.isdigit():
@@ -23,14 +33,24 @@ def _number(name: str, default: int) -> int:
     return int(value)
 
 
-def follow_unless_first(model: str, device: str | None) -> None:
+def count() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return _number("WORLD_SIZE", 1)
+
+
+def is_first() -> bool:
+    """Whether this process is the first of them, or the only one."""
+    return count() == 1 or _number("RANK", 0) == 0
+
+
+def follow_unless_first(model: str, device: str | None, **options: Unpack[LoadKeywords]) -> None:
     """Return at once in the first process, or the only one. In any other: work for the first, then exit."""
-    if _number("WORLD_SIZE", 1) == 1 or _number("RANK", 0) == 0:
+    if is_first():
         return
     from quicksilver.api import Ranks, load
 
     with Ranks.join(device) as ranks:
-        loaded = load(model, ranks=ranks)
+        loaded = load(model, ranks=ranks, **options)
         # Signals go to all processes. The first may still have requests to answer; this one ends with it.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -38,17 +58,17 @@ def follow_unless_first(model: str, device: str | None) -> None:
     raise typer.Exit
 
 
-def load(context: typer.Context, model: str, device: str | None) -> "Model":
+def load(context: typer.Context, model: str, device: str | None, **options: Unpack[LoadKeywords]) -> "Model":
     """The model of a command. If torchrun started several processes they hold it together until the command ends."""
     from quicksilver import api
 
-    if _number("WORLD_SIZE", 1) == 1:
-        return api.load(model, device=device)
+    if count() == 1:
+        return api.load(model, device=device, **options)
     ranks = api.Ranks.join(device)
     context.call_on_close(ranks.close)
     # Ends the context, and the others with it. A server, which handles signals itself, raises them again when it ends.
     signal.signal(signal.SIGTERM, _exit)
-    return api.load(model, ranks=ranks)
+    return api.load(model, ranks=ranks, **options)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

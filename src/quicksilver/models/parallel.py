@@ -67,6 +67,13 @@ def part_of(config: DenoiserConfig, num_ranks: int) -> DenoiserConfig:
     )
 
 
+def share_of(config: DenoiserConfig, num_ranks: int) -> DenoiserConfig:
+    """An architecture as large as the largest part, for plans of memory."""
+    if num_ranks == 1:
+        return config
+    return replace(part_of(config, num_ranks), vocab_size=-(-config.vocab_size // num_ranks))
+
+
 def cut_of(name: str, config: DenoiserConfig, rank: int, num_ranks: int) -> Cut | None:
     """What a rank holds of the tensor with that name in our state dict; None: all of it.
 
@@ -121,8 +128,8 @@ class ParallelDenoiser(Denoiser):
         self._widths = [stop - start for start, stop in pairwise(bounds)]
         super().__init__(replace(part, vocab_size=self._widths[ranks.rank]))
         self.config, self.whole, self.ranks = part, config, ranks
-        table = self.model.embed_tokens.weight
-        self.model.embed_tokens = _TablePart(table, bounds[ranks.rank], ranks)
+        width, start = config.model_width, bounds[ranks.rank]
+        self.model.embed_tokens = _TablePart(self._widths[ranks.rank], width, start, ranks)
         for layer in self.layers():
             layer.self_attn.o_proj.register_forward_hook(self._sum_up)
             layer.mlp.register_forward_hook(self._sum_up)
@@ -196,12 +203,12 @@ class Logits:
 class _TablePart(nn.Embedding):
     """The embeddings of consecutive tokens; every rank gives zero for the tokens of the others."""
 
-    def __init__(self, weight: nn.Parameter, start: int, ranks: Ranks) -> None:
-        super().__init__(*weight.shape, _weight=weight)
+    def __init__(self, count: int, width: int, start: int, ranks: Ranks) -> None:
+        super().__init__(count, width)
         self._start, self._ranks = start, ranks
 
-    def forward(self, token_ids: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows D"]:
-        own = token_ids - self._start
+    def forward(self, input: Int[Tensor, "*rows"]) -> Float[Tensor, "*rows D"]:
+        own = input - self._start
         is_own = (own >= 0) & (own < self.num_embeddings)
         found = F.embedding(own.masked_fill(~is_own, 0), self.weight)
         return self._ranks.sum(found.masked_fill_(~is_own[..., None], 0))

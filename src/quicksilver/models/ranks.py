@@ -41,10 +41,9 @@ class Ranks:
         """
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
         backend = "nccl" if device.type == "cuda" else "gloo"
-        self._sums = dist.new_group(backend=backend, timeout=timedelta(seconds=patience_s))
+        self._sums = _new_group(backend, patience_s)
         # Rank 0 sends an order when the others are there to receive it, that is done with the one before.
-        wait_s = patience_s if self.leads else _IDLE_S
-        self._orders = dist.new_group(backend="gloo", timeout=timedelta(seconds=wait_s))
+        self._orders = _new_group("gloo", patience_s if self.leads else _IDLE_S)
         # A server reads logits beside its engine's thread; orders of the two must not mix.
         self._lock = threading.RLock()
         self._is_broken = False
@@ -53,7 +52,13 @@ class Ranks:
 
     @classmethod
     def join(
-        cls, device: str | None = None, *, patience_s: float = PATIENCE_S, init_method: str | None = None, **at: int
+        cls,
+        device: str | None = None,
+        *,
+        patience_s: float = PATIENCE_S,
+        init_method: str | None = None,
+        rank: int = -1,
+        size: int = -1,
     ) -> Self:
         """Meet the other processes; returns when all are there.
 
@@ -62,7 +67,8 @@ class Ranks:
                 is one.
             patience_s: see ``PATIENCE_S``.
             init_method: where they meet; None: as torchrun's environment says.
-            at: ``rank`` and ``world_size``, where the environment does not say them.
+            rank: this process's number; -1: as the environment says.
+            size: how many processes there are; -1: as the environment says.
 
         Raises:
             ConfigError: this machine has not as many GPUs as processes, or no such device.
@@ -70,7 +76,7 @@ class Ranks:
         """
         target = _own_device(device)
         try:
-            dist.init_process_group("gloo", init_method=init_method, **at)
+            dist.init_process_group("gloo", init_method=init_method, rank=rank, world_size=size)
         except (RuntimeError, ValueError) as error:
             raise RankError(
                 f"the processes of one model did not find each other (torchrun starts them): {error}"
@@ -180,6 +186,13 @@ class Ranks:
             f"rank {self.rank} of {self.size} lost the others (one has ended, failed or stopped; its own message says "
             f"why); start them all again: {type(error).__name__}: {error}"
         )
+
+
+def _new_group(backend: str, timeout_s: float) -> dist.ProcessGroup:
+    group = dist.new_group(backend=backend, timeout=timedelta(seconds=timeout_s))
+    if not isinstance(group, dist.ProcessGroup):
+        raise RankError("this process is not one of its own group")
+    return group
 
 
 def _own_device(name: str | None) -> torch.device:

@@ -14,7 +14,7 @@ from quicksilver.decoding.policies import SELF_SPECULATIVE
 from quicksilver.errors import TrainingError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "help"
-COMMANDS = ["infill", "generate", "serve", "demo", "replay", "tune", "train", "export", "keys", "keys create"]
+COMMANDS = ["infill", "generate", "serve", "demo", "replay", "tune", "train", "import", "export", "keys", "keys create"]
 
 
 def words(text: str) -> str:
