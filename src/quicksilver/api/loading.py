@@ -164,7 +164,9 @@ def _tokenizer(folder: Path, opened: Opened) -> tuple[Tokenizer, str | None]:
 def _num_rows(row_budget: int | str, denoiser: Denoiser, spec: DiffusionSpec) -> int:
     if isinstance(row_budget, int):
         return row_budget
-    return costs.choose_row_budget(costs.load_or_measure(denoiser, spec), longest_block=spec.block_length)
+    # Without blocks nothing is committed beside a window.
+    longest_block = 1 if spec.continues_in_place else spec.block_length
+    return costs.choose_row_budget(costs.load_or_measure(denoiser, spec), longest_block=longest_block)
 
 
 def resolve_device(name: str | None) -> torch.device:

@@ -69,6 +69,7 @@ def command(
     ] = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's routes, fill-in-the-middle, edits, and a playground in the browser."""
+    # Long because every option is a parameter.
     if dry_run:
         if ranks.is_first():
             plan = {"device": device, "dtype": dtype, "quantize": quantize, "num_pages": num_pages}

@@ -18,6 +18,7 @@ from quicksilver.engine.attention import PageMemory
 from quicksilver.engine.blocks import BlockSequence
 from quicksilver.engine.causal import CausalSequence
 from quicksilver.engine.filling import FillingSequence
+from quicksilver.engine.full_attention import InPlaceBlockSequence
 from quicksilver.engine.load import Load
 from quicksilver.engine.pages import PagePool
 from quicksilver.engine.request import Continuation, Request, Usage
@@ -184,6 +185,8 @@ class Engine:
             return SpeculativeSequence(self._next_id, request, request.task, self.spec)
         if self.spec.objective is Objective.AUTOREGRESSIVE:
             return CausalSequence(self._next_id, request, request.task, self.spec)
+        if self.spec.continues_in_place:
+            return InPlaceBlockSequence(self._next_id, request, request.task, self.spec)
         self._load.num_running = min(len(self._tickets) + 1, self.config.max_running)
         return BlockSequence(self._next_id, request, request.task, self.spec, self._load)
 
