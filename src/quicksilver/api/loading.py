@@ -92,15 +92,9 @@ def load(
     opened, engine = open_folder(folder), EngineConfig(num_pages=num_pages)
     tokenizer, template = _tokenizer(folder, opened)
     if opened.config.num_parameters >= LARGE:
-        num_ranks = 1 if ranks is None else ranks.size
-        plan = plan_folder(
-            path_or_name,
-            device=str(target),
-            dtype=dtype,
-            quantize=quantize,
-            num_pages=num_pages,
-            num_ranks=num_ranks,
-        )
+        num_ranks, where = (1, device) if ranks is None else (ranks.size, str(target))
+        asked = {"dtype": dtype, "quantize": quantize}
+        plan = plan_folder(folder, device=where, num_pages=num_pages, num_ranks=num_ranks, **asked)
         require_fit(share_of(opened.config, num_ranks), engine, plan, target, folder.name)
     denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress, parse_scheme(quantize), ranks)
     if ranks is not None:

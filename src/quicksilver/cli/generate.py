@@ -14,6 +14,7 @@ EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
 quicksilver generate --file start.py --max-tokens 64 --watch
 quicksilver generate 'def area(r):' --stop 'def ' --deadline-ms 500
 quicksilver generate 'def area(r):' --server http://127.0.0.1:8080
+torchrun --nproc-per-node 2 -m quicksilver generate 'def area(r):'      # two processes: docs/parallel.md
 git show HEAD:setup.py | quicksilver generate - --temperature 0.8 --seed 7 --json"""
 
 

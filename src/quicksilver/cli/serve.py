@@ -15,6 +15,7 @@ from quicksilver.errors import ConfigError
 EXAMPLES = r"""quicksilver serve
 quicksilver serve --model runs/my-model/final --port 9000 --served-model-name gpt-4o mercury-coder
 quicksilver serve --model downloads/LLaDA-8B-Instruct --dry-run
+torchrun --nproc-per-node 2 -m quicksilver serve --model runs/large      # two processes: docs/parallel.md
 quicksilver serve --host 0.0.0.0      # needs keys: quicksilver keys create NAME
 curl http://127.0.0.1:8080/v1/fim/completions -d '{"prompt": "def add(a, b):\n    return ", "suffix": "\n"}'"""
 

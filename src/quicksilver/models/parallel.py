@@ -9,7 +9,7 @@ A rank's part is itself a denoiser of fewer heads, and runs as one: fused, paged
 Legend: H query heads, G key/value heads, K head width, F feed-forward width, V vocabulary, D model width.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import torch
@@ -39,14 +39,36 @@ def vocabulary_bounds(vocab_size: int, num_ranks: int) -> list[int]:
     return [rank * vocab_size // num_ranks for rank in range(num_ranks + 1)]
 
 
+_PLANNED = frozenset(
+    (
+        *(
+            "vocab_size",
+            "num_layers",
+            "model_width",
+            "num_heads",
+            "num_kv_heads",
+            "head_width",
+            "ffn_width",
+            "max_length",
+        ),
+        *("rope_theta", "rotary_fraction", "rotary_scaling", "norm_eps"),
+        *("has_tied_embeddings", "has_qkv_bias", "has_qk_norm"),
+    )
+)
+"""Fields of an architecture that this module knows how to divide, or that every part has alike."""
+
+
 def part_of(config: DenoiserConfig, num_ranks: int) -> DenoiserConfig:
     """The shape of one rank's part, in which ``vocab_size`` stays the whole vocabulary's.
 
     Key/value heads that are fewer than ranks are held by several of them.
 
     Raises:
-        ConfigError: heads or feed-forward cannot be divided.
+        ConfigError: heads or feed-forward cannot be divided, or there is no plan for a part of the architecture.
     """
+    for field in fields(config):
+        if field.name not in _PLANNED and getattr(config, field.name) != field.default:
+            raise ConfigError(f"there is no plan to divide a model with {field.name}; start one process alone")
     heads, kv_heads = config.num_heads, config.num_kv_heads
     for name in ("num_heads", "ffn_width"):
         if getattr(config, name) % num_ranks:

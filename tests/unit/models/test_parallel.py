@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from quicksilver.errors import ConfigError
+from quicksilver.models import parallel
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.parallel import cut_of, part_of
 from tests.tiny import TINY, random_denoiser, tiny_config
@@ -58,3 +59,10 @@ def test_what_cannot_be_divided_is_named_with_both_numbers(change, num_ranks, nu
 def test_a_tensor_without_a_plan_is_named():
     with pytest.raises(ConfigError, match=r"no plan to divide model\.layers\.0\.router\.weight"):
         cut_of("model.layers.0.router.weight", TINY, 0, 2)
+
+
+def test_an_architecture_without_a_plan_is_named(monkeypatch):
+    monkeypatch.setattr(parallel, "_PLANNED", parallel._PLANNED - {"has_qkv_bias"})
+    assert part_of(TINY, 2).num_heads == 2
+    with pytest.raises(ConfigError, match="no plan to divide a model with has_qkv_bias"):
+        part_of(tiny_config(has_qkv_bias=True), 2)
