@@ -17,6 +17,7 @@ from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.errors import ConfigError
 from quicksilver.models.attention import TiledAttention
+from quicksilver.models.config import Experts
 from quicksilver.models.fused import FusedDenoiser
 from quicksilver.models.topology import Topology
 from tests.engine_requests import random_request, reference_events, without_rounding
@@ -32,6 +33,9 @@ LAYOUTS = {
     "llama": tiny_config(has_qk_norm=False, has_tied_embeddings=False),
     # Both processes hold the one key/value head.
     "one key/value head": tiny_config(num_kv_heads=1),
+    "experts": tiny_config(
+        experts=Experts(num_experts=6, num_chosen=2, width=12, shared_width=20, num_dense_layers=1, has_bias=True)
+    ),
 }
 SPECS = {
     "blocks": fake_spec(),

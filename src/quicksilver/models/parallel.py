@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention, DenseAttention
-from quicksilver.models.config import DenoiserConfig
+from quicksilver.models.config import DenoiserConfig, Experts
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.ranks import Ranks
 
@@ -52,7 +52,7 @@ _PLANNED = frozenset(
             "max_length",
         ),
         *("rope_theta", "rotary_fraction", "rotary_scaling", "norm_eps"),
-        *("has_tied_embeddings", "has_qkv_bias", "has_qk_norm"),
+        *("has_tied_embeddings", "has_qkv_bias", "has_qk_norm", "experts"),
     )
 )
 """Fields of an architecture that this module knows how to divide, or that every part has alike."""
@@ -70,11 +70,14 @@ def part_of(config: DenoiserConfig, num_ranks: int) -> DenoiserConfig:
         if field.name not in _PLANNED and getattr(config, field.name) != field.default:
             raise ConfigError(f"there is no plan to divide a model with {field.name}; start one process alone")
     heads, kv_heads = config.num_heads, config.num_kv_heads
-    for name in ("num_heads", "ffn_width"):
-        if getattr(config, name) % num_ranks:
+    widths = {"num_heads": heads, "ffn_width": config.ffn_width}
+    if config.experts is not None:
+        widths |= {"width": config.experts.width, "shared_width": config.experts.shared_width}
+    for name, width in widths.items():
+        if width % num_ranks:
             raise ConfigError(
-                f"{num_ranks} processes cannot divide {name} {getattr(config, name)} of this model; start a number of "
-                f"them that divides num_heads {heads}, num_kv_heads {kv_heads} and ffn_width {config.ffn_width}"
+                f"{num_ranks} processes cannot divide {name} {width} of this model; start a number that divides "
+                f"{', '.join(f'{name} {width}' for name, width in widths.items())} and num_kv_heads {kv_heads}"
             )
     if kv_heads % num_ranks and num_ranks % kv_heads:
         raise ConfigError(
@@ -86,7 +89,13 @@ def part_of(config: DenoiserConfig, num_ranks: int) -> DenoiserConfig:
         num_heads=heads // num_ranks,
         num_kv_heads=max(kv_heads // num_ranks, 1),
         ffn_width=config.ffn_width // num_ranks,
+        experts=None if config.experts is None else _narrow(config.experts, num_ranks),
     )
+
+
+def _narrow(experts: Experts, num_ranks: int) -> Experts:
+    """Every expert, each with a part of its width: so all ranks have equal work, whatever is chosen."""
+    return replace(experts, width=experts.width // num_ranks, shared_width=experts.shared_width // num_ranks)
 
 
 def share_of(config: DenoiserConfig, num_ranks: int) -> DenoiserConfig:
@@ -113,13 +122,22 @@ def cut_of(name: str, config: DenoiserConfig, rank: int, num_ranks: int) -> Cut 
             return _even(0, config.num_kv_heads, config.head_width, rank, num_ranks)
         case "o_proj":
             return _even(1, config.num_heads, config.head_width, rank, num_ranks)
-        case "gate_proj" | "up_proj":
-            return _even(0, config.ffn_width, 1, rank, num_ranks)
-        case "down_proj":
-            return _even(1, config.ffn_width, 1, rank, num_ranks)
-    if owner.endswith("norm"):
+        case "gate_proj" | "up_proj" | "down_proj":
+            axis, width = _inner_axis(name, config)
+            return _even(axis, width, 1, rank, num_ranks)
+    if owner.endswith("norm") or name.endswith(("mlp.gate.weight", "mlp.expert_bias")):
         return None
     raise ConfigError(f"there is no plan to divide {name} over processes; start one process alone")
+
+
+def _inner_axis(name: str, config: DenoiserConfig) -> tuple[int, int]:
+    """Which axis of a feed-forward's matrix, or of the matrices of stacked experts, is its own width, and how wide."""
+    axis, experts = int("down_proj" in name), config.experts
+    if experts is None:
+        return axis, config.ffn_width
+    if not name.endswith(".weight"):
+        return axis + 1, experts.width
+    return axis, experts.shared_width if ".shared_experts." in name else config.ffn_width
 
 
 def _even(axis: int, count: int, width: int, rank: int, num_ranks: int) -> Cut:

@@ -1,22 +1,28 @@
 """How a denoiser divides: what each rank holds, and what cannot be divided."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from quicksilver.errors import ConfigError
 from quicksilver.models import parallel
+from quicksilver.models.config import Experts
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.parallel import cut_of, part_of
 from tests.tiny import TINY, random_denoiser, tiny_config
 
+EXPERTS = Experts(num_experts=6, num_chosen=2, width=12, shared_width=20, num_dense_layers=1, has_bias=True)
 
+
+@pytest.mark.parametrize("experts", [None, EXPERTS], ids=["dense", "experts"])
 @pytest.mark.parametrize("num_ranks", [1, 2, 4])
-def test_the_parts_together_are_the_whole(num_ranks):
+def test_the_parts_together_are_the_whole(num_ranks, experts):
     """Two key/value heads: with four ranks, two of them hold each."""
-    config = tiny_config(has_tied_embeddings=False, has_qkv_bias=True)
+    config = tiny_config(has_tied_embeddings=False, has_qkv_bias=True, experts=experts)
     for name, tensor in random_denoiser(config).state_dict().items():
         cuts = [cut_of(name, config, rank, num_ranks) for rank in range(num_ranks)]
-        if "norm" in name:
+        if "norm" in name or "mlp.gate." in name or "expert_bias" in name:
             assert cuts == [None] * num_ranks
             continue
         assert {cut.length for cut in cuts} == {tensor.shape[cuts[0].axis]}
@@ -28,9 +34,10 @@ def test_the_parts_together_are_the_whole(num_ranks):
 
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_a_part_is_a_denoiser_of_the_shapes_that_are_cut(num_ranks):
-    part = Denoiser(part_of(TINY, num_ranks))
+    config = tiny_config(experts=EXPERTS)
+    part = Denoiser(part_of(config, num_ranks))
     for name, tensor in part.state_dict().items():
-        cut = cut_of(name, TINY, num_ranks - 1, num_ranks)
+        cut = cut_of(name, config, num_ranks - 1, num_ranks)
         if cut is not None and "embed" not in name:
             assert tensor.shape[cut.axis] == cut.stop - cut.start
 
@@ -47,6 +54,7 @@ def test_a_rank_has_the_key_value_head_of_its_query_heads():
     ("change", "num_ranks", "numbers"),
     [
         ({}, 3, "3 processes cannot divide num_heads 4"),
+        ({"experts": replace(EXPERTS, width=15)}, 2, "2 processes cannot divide width 15"),
         ({"ffn_width": 41}, 2, "2 processes cannot divide ffn_width 41"),
         ({"num_heads": 12, "num_kv_heads": 3, "ffn_width": 48}, 4, "4 processes cannot divide num_kv_heads 3"),
     ],
