@@ -27,7 +27,7 @@ from quicksilver.engine.scheduler import Scheduler, SchedulerConfig
 from quicksilver.engine.sequence import Failure, Outcome
 from quicksilver.engine.sequence import Sequence as RunningRequest
 from quicksilver.engine.speculation import SpeculativeSequence
-from quicksilver.errors import ConfigError, ContextLengthError, EngineError, InputError
+from quicksilver.errors import ConfigError, ContextLengthError, EngineError, InputError, RankError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
 
@@ -259,6 +259,8 @@ class Engine:
         start = self.clock()
         try:
             outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self.runner.run(turns))
+        except RankError:  # with the other processes out of step no request can go on
+            raise
         except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
             # Its traceback would keep the activations alive while memory is short, and as long as a caller has it.
             traceback.clear_frames(error.__traceback__)

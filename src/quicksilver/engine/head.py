@@ -134,11 +134,12 @@ def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams,
 
 
 def _plain_weight(denoiser: Denoiser) -> Tensor | None:
-    """The head's matrix; None where it is not an ordinary one, but quantized, or where its products are not all."""
+    """The head's matrix; None where it is not an ordinary one, but quantized or a part, or its products are not all."""
     if denoiser.config.logit_cap is not None or denoiser.config.has_canvas_pass:
         return None
     weight = (denoiser.lm_head or denoiser.model.embed_tokens).weight
-    return weight if type(weight) in (Tensor, nn.Parameter) else None
+    is_whole = weight.shape[0] == denoiser.config.vocab_size
+    return weight if is_whole and type(weight) in (Tensor, nn.Parameter) else None
 
 
 def _joined(found: list[Chosen]) -> Chosen:

@@ -4,8 +4,8 @@ Legend: T packed rows, N rows that are decided, B windows, W columns.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
@@ -23,6 +23,7 @@ from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.filling import FillingSequence
 from quicksilver.engine.head import HeadParams, choose
+from quicksilver.engine.network import Lead, Network, network_of
 from quicksilver.engine.pages import PageTable
 from quicksilver.engine.scheduler import Share
 from quicksilver.engine.sequence import (
@@ -38,10 +39,9 @@ from quicksilver.engine.sequence import (
 )
 from quicksilver.engine.windows import RowStep, StepOutcome, WindowState, take_step
 from quicksilver.errors import ConfigError, InputError
-from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.fused import FusedDenoiser, can_fuse
 from quicksilver.models.layers import CanvasRows
+from quicksilver.models.parallel import ParallelDenoiser
 
 STRICT_LEAST_ROWS = 4
 """Products of fewer rows take other kernels, whose sums go in another order (measured with MKL on AVX2)."""
@@ -73,10 +73,6 @@ def _require_noise(spec: DiffusionSpec) -> None:
         )
 
 
-Network = Callable[[Tensor, Tensor, Attention], Tensor]
-"""Token ids [1, T], positions [1, T] and an attention to hidden rows [1, T, D]."""
-
-
 class Runner:
     """Owns the denoiser, the page memory and nothing else."""
 
@@ -86,7 +82,8 @@ class Runner:
         self._least_rows = STRICT_LEAST_ROWS if is_strict else 1
         self._is_strict = is_strict
         self._denoiser, self._spec, self._memory = denoiser, spec, memory
-        self.network: Network = FusedDenoiser(denoiser) if can_fuse(denoiser) else denoiser
+        self.network: Network = network_of(denoiser)
+        self._lead = Lead(denoiser, memory) if isinstance(denoiser, ParallelDenoiser) else None
         self.device = memory.keys[0].device
         self._vocab_size = denoiser.config.vocab_size
         self._rules: dict[TokenRule, tuple[Tensor, Tensor]] = {}
@@ -158,7 +155,10 @@ class Runner:
         attention = PagedAttention(self._memory, rows, is_strict=self._is_strict)
         if self._denoiser.config.has_canvas_pass:
             return self._denoiser(token_ids, at, attention, self._canvas_rows(turns, token_ids.shape[1]))[0]
-        return self.network(token_ids, at, attention)[0]
+        with (
+            nullcontext() if self._lead is None else self._lead.leading(token_ids, at, rows, is_strict=self._is_strict)
+        ):
+            return self.network(token_ids, at, attention)[0]
 
     def _canvas_rows(self, turns: Seq[Turn], num_rows: int) -> CanvasRows:
         """Which rows are of windows, and what the step before predicted there."""

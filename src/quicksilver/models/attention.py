@@ -3,6 +3,7 @@
 Legend: B batch, T tokens, H query heads, G key/value heads, K head width.
 """
 
+from copy import copy
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -61,6 +62,13 @@ class DenseAttention:
             mask = self._topology.dense_mask(window)
             self._masks[window] = None if bool(mask.all()) else mask[:, None]
         return self._masks[window]
+
+    def to(self, device: torch.device) -> "DenseAttention":
+        """The same for tensors of another device."""
+        moved = copy(self)
+        moved._topology = self._topology.to(device)
+        moved._masks = {window: None if mask is None else mask.to(device) for window, mask in self._masks.items()}
+        return moved
 
     def __call__(
         self,

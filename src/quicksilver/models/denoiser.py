@@ -91,6 +91,11 @@ class Denoiser(nn.Module):
         cap = self.config.logit_cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    @property
+    def num_parameters(self) -> int:
+        """All of them, the tied table counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def cross_entropy(
         self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"], weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " N"]]:

@@ -22,6 +22,8 @@ from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.layers import DenoiserLayer, FeedForward, SelfAttention, rotary_angles
+from quicksilver.models.parallel import ParallelDenoiser
+from quicksilver.models.ranks import Ranks
 
 
 class FusedDenoiser:
@@ -36,7 +38,8 @@ class FusedDenoiser:
         config = denoiser.config
         self._config = config
         self._embedding = denoiser.model.embed_tokens
-        self._layers = [_FusedLayer(layer, config.norm_eps) for layer in denoiser.layers()]
+        ranks = denoiser.ranks if isinstance(denoiser, ParallelDenoiser) else None
+        self._layers = [_FusedLayer(layer, config.norm_eps, ranks) for layer in denoiser.layers()]
         _fuse([denoiser.lm_head or self._embedding])
         self._norm = _Norm(denoiser.model.norm.weight, config.norm_eps)
 
@@ -119,7 +122,9 @@ class _Norm:
 class _FusedLayer:
     """One pre-norm residual layer over T packed rows."""
 
-    def __init__(self, layer: DenoiserLayer, eps: float) -> None:
+    def __init__(self, layer: DenoiserLayer, eps: float, ranks: Ranks | None) -> None:
+        """Lay out a layer; with ``ranks`` it is one rank's part, whose results are to be summed over all."""
+        self._ranks = ranks
         attention, mlp = layer.self_attn, layer.mlp
         if not isinstance(mlp, FeedForward):
             raise ConfigError("a layer with experts cannot be fused; ask can_fuse first")
@@ -138,9 +143,14 @@ class _FusedLayer:
     ) -> Float[Tensor, "T D"]:
         query, key, value = (each.transpose(0, 1)[None] for each in self._project(x, rotation, num_kv_heads))
         attended = attention(query, key, value)
-        x = torch.addmm(x, attended[0].transpose(0, 1).flatten(1), self._out)
+        x = self._add_product(x, attended[0].transpose(0, 1).flatten(1), self._out)
         gate, up = torch.mm(self._ffn_norm(x), self._gate_up).chunk(2, dim=-1)
-        return torch.addmm(x, F.silu(gate).mul_(up), self._down)
+        return self._add_product(x, F.silu(gate).mul_(up), self._down)
+
+    def _add_product(self, x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+        if self._ranks is None:
+            return torch.addmm(x, rows, matrix)
+        return self._ranks.sum(torch.mm(rows, matrix)).add_(x)
 
     def _project(self, x: Tensor, rotation: tuple[Tensor, Tensor], num_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [T, H, K], keys and values [T, G, K]."""

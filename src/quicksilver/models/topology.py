@@ -33,6 +33,10 @@ class Topology:
     blocks: Int[Tensor, "B T"]
     is_noisy: Bool[Tensor, "B T"]
 
+    def to(self, device: torch.device) -> "Topology":
+        """The same for tensors of another device."""
+        return Topology(self.documents.to(device), self.blocks.to(device), self.is_noisy.to(device))
+
     @classmethod
     def block_causal(cls, blocks: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None) -> Self:
         """Clean tokens only: all zeros in ``blocks`` is full attention, ``arange`` is causal attention."""
