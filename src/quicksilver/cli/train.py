@@ -19,9 +19,12 @@ EXAMPLES = """quicksilver train coder:coder_4m --tokens data/corpus
 quicksilver train coder:coder_4m --tokens data/corpus --objective ar
 quicksilver train coder:coder_4m --tokens data/corpus --resume
 quicksilver train coder:coder_4m --tokens data/corpus --init-from quicksilver-coder --out runs/longer
+quicksilver train adapt --from path/to/autoregressive-model --tokens data/tokens
 quicksilver train coder:coder_4m --tokens data/corpus --out runs/short \\
     --branch-from runs/quicksilver-coder/checkpoints/step-00001000.pt --steps 1300 --decay-steps 300"""
-_EXTRA_MODULES = ("accelerate", "tensorboard")
+_EXTRA_MODULES = ("accelerate", "tensorboard", "peft")
+_OPTION_OF = {"source": "from"}
+"""Options that are no Python names, by the recipe's parameter."""
 
 
 def command(
@@ -32,6 +35,12 @@ def command(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder. [default: runs/NAME]")] = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Corpus folder, for recipes that take one.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="Autoregressive folder or bundled model, for recipes that adapt one."
+        ),
     ] = None,
     objective: Annotated[
         str | None,
@@ -61,11 +70,13 @@ def command(
     chosen = [name for name, is_given in starts.items() if is_given]
     if len(chosen) > 1:
         raise UsageError(f"{' and '.join(chosen)} contradict each other")
+    if init_from is not None and source is not None:
+        raise UsageError("--init-from and --from contradict each other")
     if max_minutes is not None and max_minutes <= 0:
         raise UsageError(f"--max-minutes must be positive, got {max_minutes:g}")
     if branch_from is not None and not branch_from.is_file():
         raise UsageError(f"no checkpoint {branch_from}")
-    built = _schedule(_build(recipe, recipes, tokens, objective), steps, decay_steps)
+    built = _schedule(_build(recipe, recipes, tokens, objective, source), steps, decay_steps)
     built = built if seed is None else replace(built, seed=seed)
     folder = Path("runs") / built.name if out is None else out
     trainer = _trainer(built, folder)
@@ -97,7 +108,7 @@ def _model_with_tokenizer_of(name: str, tokens: Path | None) -> Path:
     return folder
 
 
-def _build(name: str, recipes: Path, tokens: Path | None, objective: str | None) -> "Recipe":
+def _build(name: str, recipes: Path, tokens: Path | None, objective: str | None, source: str | None) -> "Recipe":
     """Call the recipe's function with the options it takes.
 
     Raises:
@@ -110,13 +121,17 @@ def _build(name: str, recipes: Path, tokens: Path | None, objective: str | None)
         raise UsageError(f"no objective {objective!r}; known: {', '.join(Objective)}")
     function: Callable[..., Recipe] = load_recipe(name, recipes)
     taken = inspect.signature(function).parameters
-    given = {"tokens": tokens, "objective": None if objective is None else Objective(objective)}
+    given = {
+        "tokens": tokens,
+        "objective": None if objective is None else Objective(objective),
+        "source": None if source is None else _model_with_tokenizer_of(source, tokens),
+    }
     given = {key: value for key, value in given.items() if value is not None}
     for key in given.keys() - taken:
-        raise UsageError(f"recipe {name} takes no --{key}")
+        raise UsageError(f"recipe {name} takes no --{_OPTION_OF.get(key, key)}")
     for key, parameter in taken.items():
         if parameter.default is inspect.Parameter.empty and key not in given:
-            raise UsageError(f"recipe {name} needs --{key.replace('_', '-')}")
+            raise UsageError(f"recipe {name} needs --{_OPTION_OF.get(key, key.replace('_', '-'))}")
     return function(**given)
 
 
@@ -138,7 +153,7 @@ def _trainer(recipe: "Recipe", folder: Path) -> "Trainer":
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA_MODULES:
             raise
-        raise UsageError(f"training needs {error.name}: pip install 'quicksilver-lm[train]'") from error
+        raise UsageError(f"this training needs {error.name}: pip install 'quicksilver-lm[train]'") from error
 
 
 def _run(trainer: "Trainer", max_minutes: float | None) -> None:
