@@ -22,7 +22,8 @@ quicksilver train coder:coder_4m --tokens data/corpus --init-from quicksilver-co
 quicksilver train adapt --from path/to/autoregressive-model --tokens data/tokens
 quicksilver train coder:coder_4m --tokens data/corpus --out runs/short \\
     --branch-from runs/quicksilver-coder/checkpoints/step-00001000.pt --steps 1300 --decay-steps 300"""
-_EXTRA_MODULES = ("accelerate", "tensorboard", "peft")
+_EXTRA_OF = {"accelerate": "train", "tensorboard": "train", "peft": "adapt"}
+"""The extra that brings a module."""
 _OPTION_OF = {"source": "from"}
 """Options that are no Python names, by the recipe's parameter."""
 
@@ -66,12 +67,8 @@ def command(
     ] = None,
 ) -> None:
     """Train a model by a recipe. Stopping it (Ctrl-C, SIGTERM) writes a checkpoint; --resume goes on bit for bit."""
-    starts = {"--resume": resume, "--branch-from": branch_from is not None, "--init-from": init_from is not None}
-    chosen = [name for name, is_given in starts.items() if is_given]
-    if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)} contradict each other")
-    if init_from is not None and source is not None:
-        raise UsageError("--init-from and --from contradict each other")
+    _require_one_start({"--resume": resume, "--branch-from": branch_from, "--init-from": init_from})
+    _require_one_start({"--from": source, "--init-from": init_from})
     if max_minutes is not None and max_minutes <= 0:
         raise UsageError(f"--max-minutes must be positive, got {max_minutes:g}")
     if branch_from is not None and not branch_from.is_file():
@@ -89,6 +86,12 @@ def command(
     elif resume and not trainer.resume():
         typer.echo(f"no checkpoint in {folder}: starting at step 0", err=True)
     _run(trainer, max_minutes)
+
+
+def _require_one_start(given: dict[str, object]) -> None:
+    chosen = [name for name, value in given.items() if value]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} contradict each other")
 
 
 def _model_with_tokenizer_of(name: str, tokens: Path | None) -> Path:
@@ -151,9 +154,10 @@ def _trainer(recipe: "Recipe", folder: Path) -> "Trainer":
 
         return Trainer(recipe, folder)
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA_MODULES:
+        extra = _EXTRA_OF.get(error.name or "")
+        if extra is None:
             raise
-        raise UsageError(f"this training needs {error.name}: pip install 'quicksilver-lm[train]'") from error
+        raise UsageError(f"this training needs {error.name}: pip install 'quicksilver-lm[{extra}]'") from error
 
 
 def _run(trainer: "Trainer", max_minutes: float | None) -> None:

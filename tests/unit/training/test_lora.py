@@ -1,4 +1,4 @@
-"""Adapters: what is trained, and that merging them changes nothing. Needs peft, of the train extra."""
+"""Adapters: what is trained, and that merging them changes nothing. Needs peft, of the adapt extra."""
 
 import json
 from dataclasses import replace
@@ -20,7 +20,7 @@ from tests.tiny import TINY, logits_of, random_denoiser, random_tokens
 from tests.training_runs import tiny_recipe, tiny_spec, write_corpus
 from tests.unit.training.test_adaptation import losses, recipe_of
 
-pytest.importorskip("peft", reason="adapters need the train extra")
+pytest.importorskip("peft", reason="adapters need the adapt extra")
 CONFIG = LoraConfig(rank=4, alpha=8.0)
 MASK = 2
 
