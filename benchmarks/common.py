@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from quicksilver.api import InfillLayout, Model
 from quicksilver.api.loading import find_model
-from quicksilver.checkpoints.folder import TOKENIZER_FILE, load_folder, model_hash
+from quicksilver.checkpoints.folder import TOKENIZER_FILE, model_hash
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError, QuicksilverError, UsageError
 from quicksilver.evaluation.suites import InfillItem, read_humaneval_single_line, sample_lines, subsample

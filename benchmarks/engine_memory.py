@@ -49,7 +49,7 @@ def child(model: str, dtype: str, threads: str, requests: str) -> None:
     num_requests = int(requests)
     # The package's own loader: what benchmarks import beside it is not the engine's.
     from quicksilver.api.loading import find_model
-    from quicksilver.checkpoints.folder import load_folder
+    from quicksilver.checkpoints.loading import load_folder
     from quicksilver.decoding import SamplingParams
     from quicksilver.engine.engine import Engine, EngineConfig
     from quicksilver.engine.request import Continuation, Request

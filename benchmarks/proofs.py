@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from quicksilver.checkpoints.folder import load_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.training.recipe import Recipe
 from quicksilver.training.trainer import Trainer

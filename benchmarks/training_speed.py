@@ -26,6 +26,7 @@ import typer
 from common import finish, markdown_table, progress, reported_errors, verbatim
 from torch import Tensor, nn
 
+from quicksilver.checkpoints.layouts import write_layout
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import ConfigError, TrainingError
 from quicksilver.evaluation.provenance import environment
@@ -98,7 +99,8 @@ def plain(recipe: Recipe, weights: dict[str, Tensor], precision: Precision, devi
         from transformers import AutoModelForCausalLM, Qwen3Config
     except ImportError as error:
         raise ConfigError("the plain loop needs transformers: pip install 'quicksilver-lm[hf]'") from error
-    values = {key: value for key, value in recipe.model.to_hf().items() if key not in ("architectures", "model_type")}
+    keys = write_layout(recipe.model).items()
+    values = {key: value for key, value in keys if key not in ("architectures", "model_type")}
     model = AutoModelForCausalLM.from_config(Qwen3Config.from_dict(values), attn_implementation="sdpa")
     model.load_state_dict(weights, strict=False)  # the tied head is listed twice there
     model = model.to(device)

@@ -13,6 +13,7 @@ from jaxtyping import TypeCheckError
 import quicksilver
 from quicksilver.models.layers import rotary_angles
 from tests.conftest import IS_SHAPE_CHECKED
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -53,9 +54,9 @@ def test_public_names_are_complete_and_sorted():
 @pytest.mark.skipif(not IS_SHAPE_CHECKED, reason="this session runs without shape checks")
 def test_a_wrong_shape_is_caught():
     with pytest.raises(TypeCheckError, match="positions"):
-        rotary_angles(torch.arange(3), 8, 1e4, torch.float32)
+        rotary_angles(torch.arange(3), TINY, torch.float32)
     with pytest.raises(TypeCheckError, match="positions"):
-        rotary_angles(torch.zeros(1, 3), 8, 1e4, torch.float32)
+        rotary_angles(torch.zeros(1, 3), TINY, torch.float32)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)

@@ -6,15 +6,19 @@ from pathlib import Path
 import torch
 
 from quicksilver.api.model import Model
-from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, load_folder
+from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, DTYPES
+from quicksilver.checkpoints.loading import Opened, Progress, load_folder, open_folder
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine import costs
 from quicksilver.engine.engine import EngineConfig
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.tokenization.foreign import foreign_chat_template, load_foreign, load_tokenizer
 from quicksilver.tokenization.tokenizer import Tokenizer
 
 DEFAULT_MODEL = "quicksilver-coder"
+LARGE = 1_000_000_000
+"""Parameters from which a model stays in the dtype that it is stored in, unless another is asked for."""
 AUTO = "auto"
 """The row budget that is measured."""
 _WEIGHTS = Path(str(files("quicksilver"))) / "weights"
@@ -44,37 +48,59 @@ def find_model(path_or_name: str | Path) -> Path:
 
 
 def load(
-    path_or_name: str | Path = DEFAULT_MODEL, *, device: str | None = None, row_budget: int | str | None = None
+    path_or_name: str | Path = DEFAULT_MODEL,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    row_budget: int | str | None = None,
+    progress: Progress | None = None,
 ) -> Model:
-    """Load a model in float32.
+    """Load a model.
 
     Args:
-        path_or_name: a checkpoint folder, or the name of a bundled model.
+        path_or_name: a checkpoint folder, of our own or as a known family publishes it (``checkpoints.families``), or
+            the name of a bundled model.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU if there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``; None: float32, or as stored from ``LARGE`` parameters on.
         row_budget: most rows of one forward. ``auto``, for processes that live long: what suits this machine, measured
             for a few seconds and remembered in the user's cache folder (``engine.costs``). None: the engine's default.
+        progress: told the bytes loaded and those of all weights after every tensor.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
-        ConfigError: there is no such device, or ``row_budget`` is neither ``auto`` nor a number from 1 on.
+        ConfigError: there is no such device or dtype, or ``row_budget`` is neither ``auto`` nor a number from 1 on.
     """
     if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
         raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
-    folder = find_model(path_or_name)
-    target = _device(device)
-    denoiser, spec = load_folder(folder, torch.float32)
-    if not (folder / TOKENIZER_FILE).is_file():
-        raise CheckpointError(f"{folder} lacks {TOKENIZER_FILE}")
-    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
-    denoiser, template = denoiser.to(target), folder / CHAT_TEMPLATE_FILE
+    folder, target = find_model(path_or_name), _device(device)
+    opened = open_folder(folder)
+    tokenizer, template = _tokenizer(folder, opened)
+    denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress)
     return Model(
         denoiser,
         spec,
         tokenizer,
         name=folder.resolve().name,
-        chat_template=template.read_text(encoding="utf-8") if template.is_file() else None,
+        chat_template=template,
         engine_config=None if row_budget is None else EngineConfig(row_budget=_num_rows(row_budget, denoiser, spec)),
     )
+
+
+def _dtype(name: str | None, opened: Opened) -> torch.dtype | None:
+    if name is None:
+        return torch.float32 if opened.config.num_parameters < LARGE else None
+    if name not in DTYPES:
+        raise ConfigError(f"no dtype {name!r}; known: {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def _tokenizer(folder: Path, opened: Opened) -> tuple[Tokenizer, str | None]:
+    """The folder's tokenizer and chat template."""
+    path = folder / CHAT_TEMPLATE_FILE
+    template = path.read_text(encoding="utf-8") if path.is_file() else None
+    if opened.family is None:
+        return load_tokenizer(folder), template
+    return load_foreign(folder), template or foreign_chat_template(folder)
 
 
 def _num_rows(row_budget: int | str, denoiser: Denoiser, spec: DiffusionSpec) -> int:

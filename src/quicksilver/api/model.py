@@ -36,7 +36,6 @@ from quicksilver.engine.request import Continuation, Filling
 from quicksilver.engine.request import Request as EngineRequest
 from quicksilver.errors import CheckpointError, ConfigError, ContextLengthError, InputError
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.tokenization.special import SPECIAL_TOKENS
 from quicksilver.tokenization.tokenizer import Tokenizer
 
 _NUM_PSM_SENTINELS = 3
@@ -79,10 +78,10 @@ class Model:
         self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
         self._engine_config = engine_config
         self._engine: Engine | None = None
-        # Reserved tokens are never text, and ids beyond the tokenizer's (a padded table) have none. Those of the spec
-        # are the sampler's to allow or forbid.
-        reserved = set(range(len(SPECIAL_TOKENS))) - set(asdict(spec.special).values())
-        self._forbidden_ids = (*sorted(reserved), *range(tokenizer.vocab_size, vocab_size))
+        # Ids beyond the tokenizer's (a padded table) have no text. Those of the spec are the sampler's to allow or
+        # forbid.
+        unwritten = tokenizer.unwritten_ids - set(asdict(spec.special).values())
+        self._forbidden_ids = (*sorted(unwritten), *range(tokenizer.vocab_size, vocab_size))
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.num_parameters / 1e6:.1f}M parameters, objective {self.spec.objective})"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from quicksilver.checkpoints.folder import TOKENIZER_FILE, load_folder, read_config
+from quicksilver.checkpoints.folder import TOKENIZER_FILE, read_config
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import DiffusionSpec, Objective, SpecialIds
 from quicksilver.errors import CheckpointError, ConfigError, UsageError
 from quicksilver.models.config import DenoiserConfig
@@ -118,7 +119,7 @@ def _add_tokenizer(writer: "GGUFWriter", gguf: ModuleType, tokenizer: Tokenizer,
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_eos_token_id(special.eos)
-    writer.add_pad_token_id(special.pad)
+    writer.add_pad_token_id(special.filler)
     writer.add_mask_token_id(special.mask)
     for name, token_id in (("pre", special.fim_prefix), ("suf", special.fim_suffix), ("mid", special.fim_middle)):
         if token_id is not None:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
-from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, load_folder, save_folder
+from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, DTYPES, TOKENIZER_FILE, save_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import SpecialIds
 from quicksilver.errors import CheckpointError, UsageError
 from quicksilver.tokenization.special import SPECIAL_TOKENS
-
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
 def export_folder(folder: Path, out: Path, *, dtype: str) -> None:
@@ -21,15 +20,15 @@ def export_folder(folder: Path, out: Path, *, dtype: str) -> None:
         CheckpointError: ``folder`` is no whole checkpoint.
         UsageError: ``out`` exists and is not empty, or cannot be written, or ``dtype`` is unknown.
     """
-    if dtype not in _DTYPES:
-        raise UsageError(f"no dtype {dtype!r}; known: {', '.join(_DTYPES)}")
+    if dtype not in DTYPES:
+        raise UsageError(f"no dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} exists and is not an empty folder")
     if not (folder / TOKENIZER_FILE).is_file():
         raise CheckpointError(f"{folder} lacks {TOKENIZER_FILE}")
     denoiser, spec = load_folder(folder, torch.float32)
     try:
-        save_folder(out, denoiser, spec, _DTYPES[dtype])
+        save_folder(out, denoiser, spec, DTYPES[dtype])
         shutil.copyfile(folder / TOKENIZER_FILE, out / TOKENIZER_FILE)
         config = _tokenizer_config(spec.special, denoiser.config.max_length)
         (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -44,7 +43,7 @@ def _tokenizer_config(special: SpecialIds, max_length: int) -> dict[str, object]
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
-        "pad_token": SPECIAL_TOKENS[special.pad],
+        "pad_token": SPECIAL_TOKENS[special.filler],
         "eos_token": SPECIAL_TOKENS[special.eos],
         "mask_token": SPECIAL_TOKENS[special.mask],
         "clean_up_tokenization_spaces": False,

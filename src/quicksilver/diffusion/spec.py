@@ -40,9 +40,10 @@ def _reject_unknown(kind: type, values: dict[str, object]) -> None:
 class SpecialIds:
     """Token ids with a meaning to the sampler. All different."""
 
-    pad: int
     eos: int
     mask: int
+    pad: int | None = None
+    """Fills rows of training batches; None: the checkpoint has none of its own (often it is eos)."""
     expand: int | None = None
     """Predicted at a masked position of an in-place hole: make two masks of it (DreamOn)."""
     delete: int | None = None
@@ -61,6 +62,11 @@ class SpecialIds:
             raise ConfigError(f"special token ids must all differ, got {asdict(self)}")
         if min(ids) < 0:
             raise ConfigError(f"special token ids must not be negative, got {asdict(self)}")
+
+    @property
+    def filler(self) -> int:
+        """What fills rows to one length, where nothing is trained or read: pad, or eos where there is no pad."""
+        return self.eos if self.pad is None else self.pad
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -254,7 +254,7 @@ def _batches(
     for first in range(0, len(windows), config.batch_size):
         part = windows[first : first + config.batch_size]
         length = 1 + max(len(window.token_ids) for window in part)
-        token_ids = torch.full((len(part), length), spec.special.pad)
+        token_ids = torch.full((len(part), length), spec.special.filler)
         is_target = torch.zeros(len(part), length, dtype=torch.bool)
         token_ids[:, 0] = spec.special.file
         for row, window in enumerate(part):

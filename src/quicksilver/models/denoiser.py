@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
         Both halves of a training pair have the same positions.
         """
         hidden = self.model.embed_tokens(token_ids)
-        rotation = rotary_angles(positions, self.config.head_width, self.config.rope_theta, hidden.dtype)
+        rotation = rotary_angles(positions, self.config, hidden.dtype)
         for layer in self.layers():
             hidden = layer(hidden, rotation, attention)
         return self.model.norm(hidden)

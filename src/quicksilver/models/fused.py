@@ -33,7 +33,7 @@ class FusedDenoiser:
             denoiser: one that ``can_fuse``. Its norms' gains must not change from here on.
         """
         config = denoiser.config
-        self._theta, self._num_kv_heads, self._head_width = config.rope_theta, config.num_kv_heads, config.head_width
+        self._config = config
         self._embedding = denoiser.model.embed_tokens
         self._layers = [_FusedLayer(layer, config.norm_eps) for layer in denoiser.layers()]
         _fuse([denoiser.lm_head or self._embedding])
@@ -44,17 +44,19 @@ class FusedDenoiser:
     ) -> Float[Tensor, "1 T D"]:
         """As ``Denoiser.forward``."""
         hidden = self._embedding(token_ids[0])
-        cos, sin = rotary_angles(positions.T, self._head_width, self._theta, self._norm.dtype)
-        sin[..., : self._head_width // 2].neg_()
+        cos, sin = rotary_angles(positions.T, self._config, self._norm.dtype)
+        sin[..., : self._config.head_width // 2].neg_()
         rotation = cos[:, 0], sin[:, 0]
         for layer in self._layers:
-            hidden = layer(hidden, rotation, attention, self._num_kv_heads)
+            hidden = layer(hidden, rotation, attention, self._config.num_kv_heads)
         return self._norm(hidden)[None]
 
 
 def can_fuse(denoiser: Denoiser) -> bool:
     """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training."""
     if denoiser.model.embed_tokens.weight.device.type != "cpu" or any(p.requires_grad for p in denoiser.parameters()):
+        return False
+    if denoiser.config.rotary_fraction != 1:
         return False
     inner = [
         module for layer in denoiser.layers() for part in (layer.self_attn, layer.mlp) for module in part.children()

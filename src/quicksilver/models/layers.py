@@ -11,18 +11,35 @@ from quicksilver.models.config import DenoiserConfig
 Rotation = tuple[Float[Tensor, "B 1 T K"], Float[Tensor, "B 1 T K"]]
 
 
-def rotary_angles(positions: Int[Tensor, "B T"], head_width: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """Cosine and sine of the rotary angles (Su et al. 2021, arXiv:2104.09864), halves laid out as Qwen and Llama do."""
-    rates = theta ** (-torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width)
-    angles = positions[:, None, :, None].to(torch.float32) * rates
+def rotary_angles(positions: Int[Tensor, "B T"], config: DenoiserConfig, dtype: torch.dtype) -> Rotation:
+    """Cosine and sine of the rotary angles (Su et al. 2021, arXiv:2104.09864), halves laid out as Qwen and Llama do.
+
+    They are as wide as what turns of a head.
+    """
+    angles = positions[:, None, :, None].to(torch.float32) * _rotary_rates(config, positions.device)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def _rotary_rates(config: DenoiserConfig, device: torch.device) -> Float[Tensor, " half"]:
+    """Radians per position."""
+    width, scaling = config.rotary_width, config.rotary_scaling
+    rates = config.rope_theta ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
+    if scaling is None:
+        return rates
+    # Turns that a rate makes over the context trained for before; between the two factors it is partly divided.
+    turns = scaling.original_length * rates / (2 * torch.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return rates * (kept + (1 - kept) / scaling.factor)
+
+
 def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
     cos, sin = rotation
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+    turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    left, right = turning.chunk(2, dim=-1)
+    turned = turning * cos + torch.cat([-right, left], dim=-1) * sin
+    return turned if not still.shape[-1] else torch.cat([turned, still.to(turned.dtype)], dim=-1)
 
 
 class SelfAttention(nn.Module):

@@ -12,10 +12,8 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quicksilver.errors import CheckpointError, InputError
-from quicksilver.tokenization.special import SPECIAL_TOKENS
 from quicksilver.tokenization.tokenizer import Tokenizer
 
-_NAMES = re.compile("|".join(map(re.escape, sorted(SPECIAL_TOKENS, key=len, reverse=True))))
 _BREAK = "\ufdd0"
 """A noncharacter of Unicode, for a program's own use."""
 
@@ -23,8 +21,13 @@ _BREAK = "\ufdd0"
 class ChatTemplate:
     """Renders conversations into token ids."""
 
-    def __init__(self, source: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, source: str, tokenizer: Tokenizer, variables: Mapping[str, str]) -> None:
         """Compile a template.
+
+        Args:
+            source: Jinja.
+            tokenizer: whose special tokens the template may write.
+            variables: what it may name beside the messages: ``bos_token`` and the like.
 
         Raises:
             CheckpointError: it is no Jinja template.
@@ -36,7 +39,9 @@ class ChatTemplate:
         except TemplateError as error:
             raise CheckpointError(f"the checkpoint's chat template is no Jinja template: {error}") from error
         self.source = source
-        self._tokenizer = tokenizer
+        self._tokenizer, self._variables = tokenizer, dict(variables)
+        names = sorted(tokenizer.special, key=len, reverse=True)
+        self._names = re.compile("|".join(map(re.escape, names)) or r"(?!)")
 
     def encode(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
         """Token ids of the prompt that asks for the next assistant turn.
@@ -49,9 +54,9 @@ class ChatTemplate:
         """
         if any(_BREAK in str(message.get("content")) for message in messages):
             raise InputError("a message holds the noncharacter U+FDD0, which stands for nothing")
-        broken = [{**message, "content": _break_names(str(message["content"]))} for message in messages]
+        broken = [{**message, "content": self._break_names(str(message["content"]))} for message in messages]
         try:
-            text = self._template.render(messages=broken, add_generation_prompt=True)
+            text = self._template.render(**self._variables, messages=broken, add_generation_prompt=True)
         except TemplateError as error:
             raise InputError(f"the checkpoint's chat template refuses these messages: {error}") from error
         return tuple(self._token_ids(text))
@@ -59,15 +64,14 @@ class ChatTemplate:
     def _token_ids(self, text: str) -> list[int]:
         ids: list[int] = []
         at = 0
-        for name in _NAMES.finditer(text):
+        for name in self._names.finditer(text):
             ids += self._tokenizer.encode(text[at : name.start()].replace(_BREAK, ""))
             ids.append(self._tokenizer.id_of(name.group()))
             at = name.end()
         return ids + self._tokenizer.encode(text[at:].replace(_BREAK, ""))
 
-
-def _break_names(content: str) -> str:
-    return _NAMES.sub(lambda name: name.group()[0] + _BREAK + name.group()[1:], content)
+    def _break_names(self, content: str) -> str:
+        return self._names.sub(lambda name: name.group()[0] + _BREAK + name.group()[1:], content)
 
 
 def _refuse(message: str) -> None:

@@ -42,7 +42,7 @@ class Service:
         self.model, self.config, self.clock = model, config, clock
         self.created = int(clock())
         self.names = (model.name, *config.served_names)
-        self.template = None if model.chat_template is None else ChatTemplate(model.chat_template, model.tokenizer)
+        self.template = _template(model)
         weights = fingerprint(model.engine.denoiser, model.spec)
         self.system_fingerprint = f"qs-{__version__}-{weights[:12]}"
         self.metrics = Metrics(model.engine)
@@ -201,3 +201,12 @@ async def until_hang_up(request: Request, work: Coroutine[None, None, T]) -> T:
 async def _hang_up(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _template(model: Model) -> ChatTemplate | None:
+    if model.chat_template is None:
+        return None
+    special, name = model.spec.special, model.tokenizer.name_of
+    named = {"eos_token": special.eos, "bos_token": special.file, "pad_token": special.filler}
+    variables = {role: "" if token is None else name(token) for role, token in named.items()}
+    return ChatTemplate(model.chat_template, model.tokenizer, variables)

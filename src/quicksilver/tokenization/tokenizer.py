@@ -6,8 +6,10 @@ smuggle one in.
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import tokenizers
@@ -28,22 +30,31 @@ BYTE_OF_SYMBOL = _byte_symbols()
 
 
 class Tokenizer:
-    """Byte-level BPE with the reserved special tokens as its first ids."""
+    """A Hugging Face tokenizer whose special tokens only code can write.
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+    This project's own: byte-level BPE with the reserved special tokens as its first ids. ``foreign`` makes others.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: Mapping[str, int] | None = None) -> None:
         """Wrap a Hugging Face tokenizer.
 
+        Args:
+            backend: byte-level, or with spaces written as U+2581 and a fallback to bytes.
+            special: ids of the names that are no text; None: this project's, which must be its first ids.
+
         Raises:
-            CheckpointError: its first ids are not the special tokens of this project, or another id is not byte-level.
+            CheckpointError: its first ids are not the special tokens of this project, or an id has no bytes.
         """
-        found = tuple(backend.id_to_token(index) for index in range(len(SPECIAL_TOKENS)))
-        if found != SPECIAL_TOKENS:
-            wrong = next(index for index, name in enumerate(SPECIAL_TOKENS) if found[index] != name)
-            raise CheckpointError(f"tokenizer: id {wrong} is {found[wrong]!r}, must be {SPECIAL_TOKENS[wrong]!r}")
+        self.is_own = special is None
+        if special is None:
+            _require_own(backend)
+            special = {name: index for index, name in enumerate(SPECIAL_TOKENS)}
+        self.special: Mapping[str, int] = MappingProxyType(dict(special))
+        self._names = {index: name for name, index in special.items()}
         self._backend = backend
         # Not stored in the file, so it is set whenever a tokenizer is wrapped.
         self._backend.encode_special_tokens = True
-        self._bytes = _token_bytes(backend)
+        self._bytes = _token_bytes(backend, frozenset(self._names))
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -92,16 +103,35 @@ class Tokenizer:
         canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
+    @property
+    def unwritten_ids(self) -> frozenset[int]:
+        """Ids that no model may write: this project's special tokens, and gaps.
+
+        A foreign model writes its special tokens as it was trained to; they have no text.
+        """
+        gaps = {index for index, found in enumerate(self._bytes) if not found and index not in self._names}
+        return frozenset(gaps | (set(self._names) if self.is_own else set()))
+
     def id_of(self, name: str) -> int:
         """Id of a special token.
 
         Raises:
             InputError: there is no special token of that name.
         """
-        try:
-            return SPECIAL_TOKENS.index(name)
-        except ValueError as error:
-            raise InputError(f"{name!r} is not a special token; known: {' '.join(SPECIAL_TOKENS)}") from error
+        found = self.special.get(name)
+        if found is None:
+            raise InputError(f"{name!r} is not a special token; known: {' '.join(self.special)}")
+        return found
+
+    def name_of(self, token_id: int) -> str:
+        """A special token by its name.
+
+        Raises:
+            InputError: the id is of none.
+        """
+        if token_id not in self._names:
+            raise InputError(f"token id {token_id} is not of a special token")
+        return self._names[token_id]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; never a special id.
@@ -131,9 +161,7 @@ class Tokenizer:
             InputError: an id is out of range.
         """
         pieces = [
-            SPECIAL_TOKENS[index].encode()
-            if keep_special and 0 <= index < len(SPECIAL_TOKENS)
-            else self.token_bytes(index)
+            self._names[index].encode() if keep_special and index in self._names else self.token_bytes(index)
             for index in ids
         ]
         return b"".join(pieces).decode("utf-8", errors="replace")
@@ -149,11 +177,38 @@ class Tokenizer:
         return self._bytes[token_id]
 
 
-def _token_bytes(backend: tokenizers.Tokenizer) -> list[bytes]:
-    table = [b""] * len(SPECIAL_TOKENS)
-    for index in range(len(SPECIAL_TOKENS), backend.get_vocab_size()):
-        token = backend.id_to_token(index)
-        if token is None or any(symbol not in BYTE_OF_SYMBOL for symbol in token):
-            raise CheckpointError(f"tokenizer: id {index} is {token!r}, which is not a byte-level token")
-        table.append(bytes(BYTE_OF_SYMBOL[symbol] for symbol in token))
+def _require_own(backend: tokenizers.Tokenizer) -> None:
+    found = tuple(backend.id_to_token(index) for index in range(len(SPECIAL_TOKENS)))
+    if found != SPECIAL_TOKENS:
+        wrong = next(index for index, name in enumerate(SPECIAL_TOKENS) if found[index] != name)
+        raise CheckpointError(f"tokenizer: id {wrong} is {found[wrong]!r}, must be {SPECIAL_TOKENS[wrong]!r}")
+
+
+def _token_bytes(backend: tokenizers.Tokenizer, special: frozenset[int]) -> list[bytes]:
+    """Bytes by id: none for special tokens and for gaps between ids."""
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    added = {index: token.content.encode() for index, token in backend.get_added_tokens_decoder().items()}
+    bytes_of = _spaced_bytes if "ByteFallback" in str(backend.decoder) else _byte_level_bytes
+    table = [b""] * (1 + max(vocabulary.values()))
+    for token, index in vocabulary.items():
+        if index not in special:
+            found = added.get(index) or bytes_of(token)
+            if not found:
+                raise CheckpointError(f"tokenizer: id {index} is {token!r}, which is not a byte-level token")
+            table[index] = found
     return table
+
+
+def _byte_level_bytes(token: str) -> bytes | None:
+    if any(symbol not in BYTE_OF_SYMBOL for symbol in token):
+        return None
+    return bytes(BYTE_OF_SYMBOL[symbol] for symbol in token)
+
+
+_SINGLE_BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _spaced_bytes(token: str) -> bytes:
+    """Of tokenizers in SentencePiece's manner."""
+    byte = _SINGLE_BYTE.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()

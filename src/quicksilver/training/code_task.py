@@ -150,7 +150,7 @@ class CodeTask:
 
     def _micro_batch(self, windows: Windows, draw: NoiseDraw, is_in_place: bool) -> MicroBatch:
         rows = [_Row(row, windows, self._views, self._seed) for row in draw.row_ids.tolist()]
-        pad, length = self._spec.special.pad, self._config.row_length
+        pad, length = self._spec.special.filler, self._config.row_length
         editor = self._editor if draw.step >= self._config.noise.edit_start * self._schedule.num_steps else None
         if self._is_ar:
             documents = [[d for piece in row.pieces for d in self._causal(piece, row.rng, is_in_place)] for row in rows]
@@ -199,7 +199,7 @@ class CodeTask:
         rows = [_Row(row, self._held_out, self._views, self._seed) for row in draw.row_ids.tolist()]
         block_length = 1 if self._is_ar else spec.block_length
         documents = [[self._views.left_to_right(piece, block_length, row.rng) for piece in row.pieces] for row in rows]
-        packed = pack_rows(documents, self._config.row_length, spec.special.pad)
+        packed = pack_rows(documents, self._config.row_length, spec.special.filler)
         if self._is_ar:
             return autoregressive_batch(packed)
         return noise_training_pair(packed, draw, NoiseConfig(), spec)

@@ -18,7 +18,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from quicksilver.checkpoints.folder import load_folder, model_hash, save_folder
+from quicksilver.checkpoints.folder import model_hash, save_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.errors import TrainingError
 from quicksilver.models.denoiser import Denoiser

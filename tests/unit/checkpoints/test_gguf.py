@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from quicksilver.checkpoints.folder import TOKENIZER_FILE, load_folder, read_config, save_folder
+from quicksilver.checkpoints.folder import TOKENIZER_FILE, read_config, save_folder
 from quicksilver.checkpoints.gguf import TEXT_NOTE, export_gguf
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.cli.main import main
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import CheckpointError, ConfigError, UsageError

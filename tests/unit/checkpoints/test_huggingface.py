@@ -4,8 +4,9 @@ import pytest
 import torch
 import transformers
 
-from quicksilver.checkpoints.folder import load_folder, save_folder
+from quicksilver.checkpoints.folder import save_folder
 from quicksilver.checkpoints.huggingface import export_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import CheckpointError, UsageError
 from quicksilver.models.topology import Topology

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from quicksilver.checkpoints.folder import load_folder, read_config
+from quicksilver.checkpoints.folder import read_config
+from quicksilver.checkpoints.loading import load_folder
 
 HOLE = {"prefix": "def mean(xs):\n", "suffix": "    return total\n", "answer": "    total = 0\n"}
 NARROW = ("--policy", "confidence_threshold", "--threshold", "0.05")

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from quicksilver.checkpoints.folder import load_folder, save_folder
+from quicksilver.checkpoints.folder import save_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.models.attention import DenseAttention
 from quicksilver.models.fused import FusedDenoiser, can_fuse
 from quicksilver.models.topology import Topology

@@ -122,4 +122,5 @@ def test_a_merge_that_takes_too_long_is_refused(model):
         assert app.state.service.num_open == 0
         assert response.status_code == 422
         assert "merge_seconds" in response.json()["error"]["message"]
-        assert ask_apply(client, FILE, LAZY).status_code == 200
+        # A new process takes the next ones; on a busy machine its start alone may take the half second.
+        wait_until(lambda: ask_apply(client, FILE, LAZY).status_code == 200)

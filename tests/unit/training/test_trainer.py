@@ -7,7 +7,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from quicksilver.checkpoints.folder import load_folder, model_hash
+from quicksilver.checkpoints.folder import model_hash
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import TrainingError
 from quicksilver.models.denoiser import Denoiser

@@ -21,7 +21,6 @@ from quicksilver.protocol.service import (
 from quicksilver.server.errors import ApiError
 from quicksilver.server.routes._shared import ERRORS, ServiceOf
 from quicksilver.server.service import Service
-from quicksilver.tokenization.special import SPECIAL_TOKENS
 
 
 async def _known(http: Request) -> None:
@@ -141,12 +140,12 @@ async def detokenize(body: DetokenizeRequest, service: ServiceOf) -> DetokenizeR
 @guarded.get("/tokenizer_info")
 async def tokenizer_info(service: ServiceOf) -> TokenizerInfo:
     """What an evaluation harness must know."""
-    special = service.model.spec.special
+    special, name = service.model.spec.special, service.model.tokenizer.name_of
     return TokenizerInfo(
         vocab_size=service.model.tokenizer.vocab_size,
-        eos_token=SPECIAL_TOKENS[special.eos],
-        bos_token=None if special.file is None else SPECIAL_TOKENS[special.file],
-        pad_token=SPECIAL_TOKENS[special.pad],
+        eos_token=name(special.eos),
+        bos_token=None if special.file is None else name(special.file),
+        pad_token=name(special.filler),
         chat_template=None if service.template is None else service.template.source,
     )
 
