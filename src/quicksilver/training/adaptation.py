@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quicksilver.checkpoints.folder import load_folder, read_config
+from quicksilver.checkpoints.loading import load_folder, open_folder
+from quicksilver.checkpoints.token_names import TokenNames
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError, TrainingError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.tokenization.foreign import load_foreign
 
 
 def adapted_architecture(source: Path, block_lengths: Iterable[int]) -> tuple[DenoiserConfig, DiffusionSpec]:
@@ -25,20 +27,30 @@ def adapted_architecture(source: Path, block_lengths: Iterable[int]) -> tuple[De
         CheckpointError: ``source`` is no checkpoint folder.
         ConfigError: it is not autoregressive.
     """
-    config, spec = read_config(source)
+    opened = open_folder(source)
+    config, spec = opened.config, opened.spec
     if spec.objective is not Objective.AUTOREGRESSIVE:
         raise ConfigError(f"{source} has objective {spec.objective}; an adaptation starts from an autoregressive model")
     lengths = tuple(block_lengths)
+    special = spec.special if opened.family is None else replace(spec.special, mask=_mask_id(source, config.vocab_size))
     spec = DiffusionSpec(
         objective=Objective.MASK,
-        special=spec.special,
+        special=special,
         layouts=(Layout.BLOCK_CAUSAL,),
         block_length=lengths[-1],
         trained_block_lengths=tuple(sorted(set(lengths))),
         has_causal_context=True,
         prediction_shift=1,
     )
-    return replace(config, vocab_size=max(config.vocab_size, spec.special.mask + 1)), spec
+    return replace(config, vocab_size=max(config.vocab_size, special.mask + 1)), spec
+
+
+def _mask_id(source: Path, num_rows: int) -> int:
+    """The token that the tokenizer calls its mask, else the first row that no token has, else a new row."""
+    named = TokenNames.of_folder(source).role("mask")
+    if named is not None:
+        return named
+    return min(load_foreign(source).vocab_size, num_rows)
 
 
 @torch.no_grad()

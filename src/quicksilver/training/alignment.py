@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from quicksilver.checkpoints.folder import load_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.errors import ConfigError
 from quicksilver.models.attention import plan_attention
 from quicksilver.models.denoiser import Denoiser
@@ -70,7 +70,7 @@ class Teacher:
         """Collects the outputs of the compared layers, in order, of a forward that runs meanwhile."""
         found: list[Tensor] = []
 
-        def keep(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        def keep(layer: nn.Module, given: tuple[object, ...], output: Tensor) -> None:
             del layer, given
             found.append(output)
 

@@ -10,7 +10,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 import quicksilver
-from quicksilver.checkpoints.folder import load_folder, save_folder
+from quicksilver.checkpoints.folder import save_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import ConfigError, TrainingError
 from quicksilver.evaluation.likelihood import LikelihoodConfig, Reading, Window, window_nats

@@ -7,7 +7,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from quicksilver.checkpoints.folder import load_folder, save_folder
+from quicksilver.checkpoints.folder import save_folder
+from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import ConfigError
 from quicksilver.models.denoiser import Denoiser

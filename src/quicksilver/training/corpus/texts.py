@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import tokenizers
-
-from quicksilver.errors import CheckpointError, CorpusError, InputError
+from quicksilver.checkpoints.folder import TOKENIZER_FILE
+from quicksilver.errors import CorpusError, InputError
+from quicksilver.tokenization.foreign import load_foreign, load_tokenizer
+from quicksilver.tokenization.tokenizer import Tokenizer
 from quicksilver.training.corpus.progress import BuildProgress, SilentProgress
 from quicksilver.training.corpus.token_file import (
     MAX_VOCAB_SIZE,
@@ -17,8 +18,8 @@ from quicksilver.training.corpus.token_file import (
     write_token_file,
 )
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-"""Of a model folder; the first one must be there."""
+TOKENIZER_FILES = (TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""Of a checkpoint folder."""
 _BATCH_FILES = 256
 
 
@@ -44,51 +45,38 @@ def tokenize_texts(
         progress: told after every few files.
 
     Raises:
-        CheckpointError: ``model`` has no tokenizer.json that can be read.
+        CheckpointError: ``model`` has no tokenizer that can be read.
         CorpusError: fewer than two files.
         InputError: a file is no UTF-8 text.
     """
-    backend = _tokenizer(model / TOKENIZER_FILES[0])
+    tokenizer = load_tokenizer(model) if (model / TOKENIZER_FILE).is_file() else load_foreign(model)
     paths = [path for path in texts.rglob(f"*{suffix}") if path.is_file()]
     paths.sort(key=lambda path: hashlib.sha256(path.relative_to(texts).as_posix().encode()).digest())
     if len(paths) < 2:
         raise CorpusError(f"{texts} holds {len(paths)} files that end in {suffix!r}; training and validation need two")
     num_held_out = max(1, round(validation * len(paths)))
-    is_wide = backend.get_vocab_size() > MAX_VOCAB_SIZE
+    dtype = TOKEN_DTYPE if tokenizer.vocab_size <= MAX_VOCAB_SIZE else WIDE_TOKEN_DTYPE
     progress = progress or SilentProgress()
     out.mkdir(parents=True, exist_ok=True)
     written = {}
     for split, part in (("train", paths[num_held_out:]), ("validation", paths[:num_held_out])):
         progress.start(f"Tokenizing {split}", len(part))
-        documents = _tokenized(texts, part, backend, progress)
-        written[split] = write_token_file(out, split, documents, WIDE_TOKEN_DTYPE if is_wide else TOKEN_DTYPE)
+        written[split] = write_token_file(out, split, _tokenized(texts, part, tokenizer, progress), dtype)
+    tokenizer.save(out / TOKENIZER_FILE)
     for name in TOKENIZER_FILES:
         if (model / name).is_file():
             shutil.copyfile(model / name, out / name)
     return written
 
 
-def _tokenizer(path: Path) -> tokenizers.Tokenizer:
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent} lacks {path.name}")
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path} is not a tokenizer: {error}") from error
-    backend.encode_special_tokens = True  # the name of a special token in a text is text
-    return backend
-
-
 def _tokenized(
-    texts: Path, paths: Sequence[Path], backend: tokenizers.Tokenizer, progress: BuildProgress
+    texts: Path, paths: Sequence[Path], tokenizer: Tokenizer, progress: BuildProgress
 ) -> Iterator[tuple[str, int, list[int]]]:
     for at in range(0, len(paths), _BATCH_FILES):
         batch = paths[at : at + _BATCH_FILES]
         read = [_text(path) for path in batch]
-        for path, text, encoding in zip(
-            batch, read, backend.encode_batch_fast(read, add_special_tokens=False), strict=True
-        ):
-            yield path.relative_to(texts).as_posix(), len(text.encode("utf-8")), encoding.ids
+        for path, text, token_ids in zip(batch, read, tokenizer.encode_batch(read), strict=True):
+            yield path.relative_to(texts).as_posix(), len(text.encode("utf-8")), token_ids
         progress.advance(len(batch), batch[-1].name)
 
 

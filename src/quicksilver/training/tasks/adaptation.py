@@ -19,9 +19,9 @@ from quicksilver.checkpoints.folder import TOKENIZER_FILE
 from quicksilver.diffusion.estimator import spread_uniforms
 from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
-from quicksilver.errors import CheckpointError, ConfigError
+from quicksilver.errors import ConfigError
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.tokenization.tokenizer import Tokenizer
+from quicksilver.tokenization.foreign import is_own, load_tokenizer
 from quicksilver.training.alignment import AlignmentConfig, Teacher
 from quicksilver.training.batch import LossSums, MicroBatch, cross_entropy_sums
 from quicksilver.training.corpus.texts import TOKENIZER_FILES
@@ -129,7 +129,7 @@ class AdaptationTask:
         for row_id in draw.row_ids.tolist():
             rng = np.random.Generator(np.random.Philox(key=[self._seed, row_id]))
             documents.append([self._document(piece, block_length, rng) for piece in windows.pieces(row_id)])
-        rows = pack_rows(documents, self._config.row_length, self._spec.special.pad)
+        rows = pack_rows(documents, self._config.row_length, self._spec.special.filler)
         return noise_training_pair(rows, draw, noise, self._spec)
 
     def _document(self, piece: Piece, block_length: int, rng: np.random.Generator) -> Document:
@@ -175,8 +175,6 @@ class AdaptationTask:
 
 
 def _newline_id(tokens: Path) -> int | None:
-    """Id of the line end where that is a token of its own, as this project's tokenizers have it."""
-    try:
-        return Tokenizer.load(tokens / TOKENIZER_FILE).newline_id
-    except CheckpointError:  # another tokenizer, or none: pieces start anywhere
-        return None
+    """Id of the line end where it is always a token of its own, as in this project's tokenizers."""
+    tokenizer = load_tokenizer(tokens)
+    return tokenizer.newline_id if is_own(tokens / TOKENIZER_FILE) else None
