@@ -53,6 +53,8 @@ class Variant(StrEnum):
     """Blocks of 16 from the first step on."""
     NO_NEXT_TOKEN = "no-next-token"
     """Without the next-token loss."""
+    EOS_ROW = "eos-row"
+    """The mask's row starts as that of the end of a text, not at the mean."""
     ALIGNED = "aligned"
     """With hidden states held near the twin's."""
     LORA = "lora"
@@ -102,7 +104,9 @@ def train(
     """Train one variant, or go on with it."""
     with reported_errors():
         trainer = Trainer(build(variant, tokens, steps, rate, seed), runs / variant.value)
-        trainer.resume()
+        if not trainer.resume() and variant is Variant.EOS_ROW:
+            table, special = trainer.denoiser.model.embed_tokens.weight.detach(), trainer.recipe.spec.special
+            table[special.mask] = table[special.eos]
         trainer.run()
 
 

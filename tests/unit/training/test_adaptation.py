@@ -20,19 +20,11 @@ from quicksilver.models.topology import Topology
 from quicksilver.training import trainer as trainer_module
 from quicksilver.training.adaptation import adapted_architecture, with_mask_row
 from quicksilver.training.alignment import AlignmentConfig, Distance
-from quicksilver.training.data.noising import NoiseConfig
-from quicksilver.training.lr_schedule import WarmupStableDecay
-from quicksilver.training.recipe import Precision, Recipe
+from quicksilver.training.recipe import Recipe
 from quicksilver.training.tasks.adaptation import AdaptationTaskConfig, BlockStage
 from quicksilver.training.trainer import Trainer
 from tests.tiny import logits_of, random_denoiser, random_tokens
-from tests.training_runs import tiny_recipe, tiny_spec, write_corpus
-
-STAGES = (
-    BlockStage(block_length=1, start=0.0),
-    BlockStage(block_length=4, start=0.2),
-    BlockStage(block_length=8, start=0.5),
-)
+from tests.training_runs import adaptation_recipe, losses, tiny_recipe, tiny_spec, write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -56,41 +48,12 @@ def _fresh_accelerator(monkeypatch):
     monkeypatch.setattr(trainer_module, "matmul_peak", lambda precision, device: 1e12)
 
 
-def recipe_of(twin: Path, corpus: Path, num_steps: int = 10, next_token_weight: float = 0.3, **task) -> Recipe:
-    config = AdaptationTaskConfig(
-        tokens=corpus,
-        row_length=96,
-        num_rows=3,
-        rows_per_forward=2,
-        stages=STAGES,
-        noise=NoiseConfig(edit_start=1.0, next_token_weight=next_token_weight),
-        num_validation_rows=3,
-    )
-    config = replace(config, **task)
-    model, spec = adapted_architecture(twin, [stage.block_length for stage in config.stages])
-    return Recipe(
-        name="tiny-adapted",
-        model=model,
-        spec=spec,
-        task=config,
-        source=twin,
-        schedule=WarmupStableDecay(num_steps=num_steps, num_warmup_steps=1, num_decay_steps=num_steps // 2),
-        precision=Precision.FLOAT32,
-        checkpoint_steps=5,
-        validation_steps=0,
-    )
-
-
 def task_of(recipe: Recipe):
     return recipe.task.build(recipe.spec, recipe.schedule, recipe.seed)
 
 
-def losses(path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (path / "log.jsonl").read_text().splitlines()]
-
-
 def test_blocks_grow_with_the_run(twin, corpus):
-    task = task_of(recipe_of(twin, corpus, num_steps=20))
+    task = task_of(adaptation_recipe(twin, corpus, num_steps=20))
     assert [task.block_length(step) for step in range(20)] == [1] * 4 + [4] * 6 + [8] * 10
     for step, length in ((0, 1), (5, 4), (15, 8)):
         batch = task.micro_batches(step, 0, 1)[0]
@@ -117,7 +80,7 @@ def canvas_logits(denoiser, canvas: list[int], num_clean: int) -> torch.Tensor:
 
 def test_the_loss_is_that_of_decoding_block_by_block_with_shifted_predictions(twin, corpus):
     """Every mask from the row before it and every next token from a causal row, one canvas at a time."""
-    recipe = recipe_of(twin, corpus, num_steps=20, num_rows=1)
+    recipe = adaptation_recipe(twin, corpus, num_steps=20, num_rows=1)
     task = task_of(recipe)
     denoiser = load_folder(twin)[0]
     for step in (2, 6, 12):
@@ -153,7 +116,7 @@ def test_the_loss_is_that_of_decoding_block_by_block_with_shifted_predictions(tw
 @pytest.mark.parametrize("reading", [Reading.BOUND, Reading.CHAIN])
 def test_in_blocks_of_one_token_the_adapted_model_is_the_twin(twin, corpus, tmp_path, reading):
     """Before its first step, but for the mask: no text holds it, and it has a new row."""
-    recipe = recipe_of(twin, corpus)
+    recipe = adaptation_recipe(twin, corpus)
     adapted, (denoiser, _) = Trainer(recipe, tmp_path).denoiser, load_folder(twin)
     token_ids = random_tokens(1, 60, vocab_size=adapted.config.vocab_size - 48)[0] + 48
     window = Window(token_ids=token_ids.numpy(), num_bytes=60, document=0)
@@ -176,7 +139,7 @@ def test_the_masks_row_is_the_mean_and_a_table_without_a_free_row_grows():
 
 
 def test_all_else_starts_as_in_the_source(twin, corpus, tmp_path):
-    recipe = recipe_of(twin, corpus)
+    recipe = adaptation_recipe(twin, corpus)
     trainer, source = Trainer(recipe, tmp_path), load_folder(twin)[0].state_dict()
     for name, value in trainer.denoiser.state_dict().items():
         if name == "model.embed_tokens.weight":
@@ -190,7 +153,7 @@ def test_all_else_starts_as_in_the_source(twin, corpus, tmp_path):
 
 
 def test_a_stopped_run_goes_on_bit_for_bit_and_the_result_generates(twin, corpus, tmp_path):
-    recipe = recipe_of(twin, corpus, alignment=AlignmentConfig(teacher=twin))
+    recipe = adaptation_recipe(twin, corpus, alignment=AlignmentConfig(teacher=twin))
     result = Trainer(recipe, tmp_path / "whole").run()
     assert Trainer(recipe, tmp_path / "stopped").run(max_minutes=0.0).last_step == 1
     again = Trainer(recipe, tmp_path / "stopped")
@@ -215,9 +178,12 @@ def test_a_diffusion_checkpoint_is_no_source(tmp_path, corpus):
 @pytest.mark.parametrize("distance", list(Distance))
 def test_alignment_adds_the_mean_distance_of_rows_that_predict_masks(twin, corpus, distance):
     alignment = AlignmentConfig(teacher=twin, weight=2.0, layers=(1,), distance=distance)
-    plain = task_of(recipe_of(twin, corpus))
-    aligned = task_of(recipe_of(twin, corpus, alignment=alignment))
-    student, teacher = random_denoiser(recipe_of(twin, corpus).model, seed=3, dtype=torch.float32), load_folder(twin)[0]
+    plain = task_of(adaptation_recipe(twin, corpus))
+    aligned = task_of(adaptation_recipe(twin, corpus, alignment=alignment))
+    student, teacher = (
+        random_denoiser(adaptation_recipe(twin, corpus).model, seed=3, dtype=torch.float32),
+        load_folder(twin)[0],
+    )
     batch = plain.micro_batches(6, 0, 1)[0]
     seen: list[torch.Tensor] = []
     for denoiser in (student, teacher):
@@ -237,11 +203,11 @@ def test_alignment_adds_the_mean_distance_of_rows_that_predict_masks(twin, corpu
     difference = float(aligned.loss(student, batch).loss - plain.loss(student, batch).loss)
     assert difference == pytest.approx(2.0 * expected, rel=1e-4)
     with pytest.raises(ConfigError, match="layers 0 to 1"):
-        task_of(recipe_of(twin, corpus, alignment=replace(alignment, layers=(2,))))
+        task_of(adaptation_recipe(twin, corpus, alignment=replace(alignment, layers=(2,))))
 
 
 def test_the_models_own_tokens_need_predictions_in_place(twin, corpus):
-    recipe = recipe_of(twin, corpus)
+    recipe = adaptation_recipe(twin, corpus)
     noise = replace(recipe.task.noise, own_rate=0.5)
     with pytest.raises(ConfigError, match="own_rate"):
         task_of(replace(recipe, task=replace(recipe.task, noise=noise))).micro_batches(0, 0, 1)

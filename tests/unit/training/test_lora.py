@@ -18,8 +18,7 @@ from quicksilver.training.lora import LoraConfig, add_adapters, merged_weights
 from quicksilver.training.optimizers import OptimizerConfig
 from quicksilver.training.trainer import Trainer
 from tests.tiny import TINY, logits_of, random_denoiser, random_tokens
-from tests.training_runs import tiny_recipe, tiny_spec, write_corpus
-from tests.unit.training.test_adaptation import losses, recipe_of
+from tests.training_runs import adaptation_recipe, losses, tiny_recipe, tiny_spec, write_corpus
 
 pytest.importorskip("peft", reason="adapters need the adapt extra")
 CONFIG = LoraConfig(rank=4, alpha=8.0)
@@ -86,7 +85,7 @@ def test_a_run_with_adapters_resumes_and_exports_a_plain_model(tmp_path, monkeyp
     model = tiny_recipe(corpus).model
     save_folder(twin, random_denoiser(model, dtype=torch.float32), tiny_spec(Objective.AUTOREGRESSIVE), torch.float32)
     recipe = replace(
-        recipe_of(twin, corpus), lora=CONFIG, optimizer=OptimizerConfig(has_muon=False, adam_weight_decay=0.0)
+        adaptation_recipe(twin, corpus), lora=CONFIG, optimizer=OptimizerConfig(has_muon=False, adam_weight_decay=0.0)
     )
     whole = Trainer(recipe, tmp_path / "whole")
     frozen = {name: value.clone() for name, value in whole.denoiser.named_parameters() if not value.requires_grad}
