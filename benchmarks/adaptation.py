@@ -19,7 +19,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from common import CONTEXT, SPLIT, finish, load_parts, markdown_table, progress, reported_errors, verbatim
+from common import CONTEXT, SPLIT, finish, load_parts, markdown_table, progress, reported_errors, verbatim, write_json
 from plots import plot_adaptation
 
 from quicksilver.api.loading import find_model
@@ -132,7 +132,7 @@ def measure(
             nats = likelihood.window_nats(denoiser, spec, windows, reading, config)
             return likelihood.summarise(nats, windows, documents, reading, config)
 
-        rows = _measure_runs(runs, every, read)
+        rows = _measure_runs(runs, every, f"{items}-{seed}", read)
         about = {"model": TWIN, "items": items, "seed": seed, "dtype": "float32", "environment": environment()}
         report = about | {"twin": asdict(read(twin, ar_spec, Reading.EXACT)), "rows": rows}
         finish(out, report, _table(rows))
@@ -143,7 +143,8 @@ def measure(
 Read = Callable[[Denoiser, DiffusionSpec, Reading], LikelihoodSummary]
 
 
-def _measure_runs(runs: Path, every: int, read: Read) -> list[dict[str, object]]:
+def _measure_runs(runs: Path, every: int, label: str, read: Read) -> list[dict[str, object]]:
+    """A row per checkpoint, kept beside the run under ``label``, so that nothing is measured twice."""
     rows: list[dict[str, object]] = []
     found = [
         (folder, path)
@@ -154,10 +155,13 @@ def _measure_runs(runs: Path, every: int, read: Read) -> list[dict[str, object]]
     with progress() as bar:
         advance = partial(bar.advance, bar.add_task("checkpoints", total=len(found), detail=""))
         for folder, path in found:
-            denoiser, spec, state = _averaged(folder, path)
-            readings = {str(reading): asdict(read(denoiser, spec, reading)) for reading in likelihood.readings(spec)}
-            step, num_tokens = state["next_step"], state["tokens_seen"]
-            rows.append({"variant": folder.name, "step": step, "tokens": num_tokens, "readings": readings})
+            kept = folder / f"measured-{label}" / f"{path.stem}.json"
+            if not kept.is_file():
+                denoiser, spec, state = _averaged(folder, path)
+                readings = {str(each): asdict(read(denoiser, spec, each)) for each in likelihood.readings(spec)}
+                step, num_tokens = state["next_step"], state["tokens_seen"]
+                write_json(kept, {"variant": folder.name, "step": step, "tokens": num_tokens, "readings": readings})
+            rows.append(json.loads(kept.read_text(encoding="utf-8")))
             advance()
     return rows
 

@@ -116,6 +116,6 @@ def test_any_of_the_three_layouts_is_adapted(tmp_path, monkeypatch, family, num_
     assert main(arguments) == 0
     model = quicksilver.load(tmp_path / "runs" / "model-adapted" / "final")
     assert (model.spec.objective, model.spec.special.mask, model.spec.prediction_shift) == (Objective.MASK, mask_id, 1)
-    result = model.generate("def count", max_tokens=8, seed=0)
-    assert result.nfe > 0
-    assert "\ufffd" not in result.text or len(result.text) > 0
+    first, again = (model.generate("def count", max_tokens=8, seed=0) for _ in range(2))
+    assert first.text == again.text
+    assert first.nfe > 0
