@@ -7,7 +7,8 @@ from dataclasses import fields, replace
 from quicksilver import decoding
 from quicksilver.api.network import StaleRecompute
 from quicksilver.decoding import POLICY_NAMES, Cache, Draft, Edit, Event, Frame, Hole, SamplingParams, Text, make_policy
-from quicksilver.diffusion.spec import DiffusionSpec, Objective
+from quicksilver.decoding.ends import Ends
+from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.models.denoiser import Denoiser
 
@@ -100,6 +101,8 @@ def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
         stop_ids=rng.choice(((), (), (12, 40))),
         stop=rng.choice((None, None, EndsWith(7))),
     )
+    if Layout.BLOCK_CAUSAL not in spec.layouts:
+        params = replace(_with_cache(rng, params), ends=rng.choice((None, *Ends)))
     task = Continuation(prompt_ids=_tokens(rng, 1, 20))
     return Request(task=task, params=params, priority=priority, has_frames=True)
 

@@ -122,6 +122,7 @@ def random_window(seed: int, num_rows: int, width: int, levels: int = 20) -> Win
     state = whole(4, *shape).to(torch.int8)
     state[whole(8, num_rows) == 0] = State.MASK
     state[whole(8, num_rows) == 0] = State.DRAFT
+    step = whole(8, num_rows)
     return Window(
         token_ids=10 + whole(4, *shape),
         state=state,
@@ -135,6 +136,8 @@ def random_window(seed: int, num_rows: int, width: int, levels: int = 20) -> Win
         num_edits=whole(4, *shape),
         positions=torch.arange(width).expand(shape) + whole(100, num_rows)[:, None],
         seed=whole(1000, num_rows),
-        step=whole(8, num_rows),
+        step=step,
+        num_masks=(state == State.MASK).sum(dim=-1) + whole(3, num_rows) * (step > 0),
         num_post_steps=whole(4, num_rows),
+        holds_ends=torch.ones(num_rows, dtype=torch.bool),
     )

@@ -12,12 +12,18 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from quicksilver.diffusion.spec import Objective
+from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.engine import Engine, EngineConfig, Ticket
 from quicksilver.models.denoiser import Denoiser
 from tests.engine_requests import random_request, reference_events, without_rounding
 from tests.fakes import fake_spec
 from tests.tiny import random_denoiser
+
+
+def in_place(spec: DiffusionSpec) -> DiffusionSpec:
+    """Trained under full attention alone."""
+    return replace(spec, layouts=(Layout.IN_PLACE,))
+
 
 SPECS = {
     "blocks": fake_spec(),
@@ -26,6 +32,16 @@ SPECS = {
     ),
     "shifted": replace(fake_spec(), prediction_shift=1),
     "shifted, causal context": replace(fake_spec(), prediction_shift=1, has_causal_context=True),
+    "in place": in_place(fake_spec()),
+    "in place, shifted, free ends": in_place(
+        replace(
+            fake_spec(),
+            prediction_shift=1,
+            is_mask_predicted=True,
+            decoding=replace(fake_spec().decoding, ends="free"),
+        )
+    ),
+    "in place, uniform": in_place(fake_spec(Objective.UNIFORM)),
     "uniform": fake_spec(Objective.UNIFORM),
     "autoregressive": replace(fake_spec(Objective.AUTOREGRESSIVE), block_length=1, prediction_shift=1),
 }

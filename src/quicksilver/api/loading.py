@@ -1,5 +1,6 @@
 """Finding and loading checkpoints: folders by path, bundled models by name."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import torch
 
 from quicksilver.api.model import Model
 from quicksilver.checkpoints.folder import CHAT_TEMPLATE_FILE, DTYPES
-from quicksilver.checkpoints.loading import Opened, Progress, load_folder, open_folder
+from quicksilver.checkpoints.loading import Opened, Progress, load_folder, open_folder, stored_dtype
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine import costs
 from quicksilver.engine.engine import EngineConfig
+from quicksilver.engine.planning import MemoryPlan, available_bytes, plan_memory, require_fit
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.quantization.scheme import parse_scheme
 from quicksilver.tokenization.foreign import foreign_chat_template, load_foreign, load_tokenizer
 from quicksilver.tokenization.tokenizer import Tokenizer
 
@@ -52,37 +55,69 @@ def load(
     *,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     row_budget: int | str | None = None,
+    num_pages: int | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Load a model.
+    """Load a model; refused before any weight is read if device memory is too small for it.
 
     Args:
         path_or_name: a checkpoint folder, of our own or as a known family publishes it (``checkpoints.families``), or
             the name of a bundled model.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU if there is one.
         dtype: ``float32``, ``bfloat16`` or ``float16``; None: float32, or as stored from ``LARGE`` parameters on.
+        quantize: a scheme for the projections, see ``quantization.Scheme``; None: none, or the folder's own.
         row_budget: most rows of one forward. ``auto``, for processes that live long: what suits this machine, measured
             for a few seconds and remembered in the user's cache folder (``engine.costs``). None: the engine's default.
+        num_pages: pages of key/value memory; None: the engine's default.
         progress: told the bytes loaded and those of all weights after every tensor.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
-        ConfigError: there is no such device or dtype, or ``row_budget`` is neither ``auto`` nor a number from 1 on.
+        ConfigError: there is no such device, dtype or scheme, or they do not go together; or ``row_budget`` is neither
+            ``auto`` nor a number from 1 on.
     """
     if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
         raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
-    folder, target = find_model(path_or_name), _device(device)
-    opened = open_folder(folder)
+    folder, target = find_model(path_or_name), resolve_device(device)
+    opened, engine = open_folder(folder), EngineConfig(num_pages=num_pages)
     tokenizer, template = _tokenizer(folder, opened)
-    denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress)
+    if opened.config.num_parameters >= LARGE:
+        plan = plan_folder(path_or_name, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages)
+        require_fit(opened.config, engine, plan, target, folder.name)
+    denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress, parse_scheme(quantize))
     return Model(
         denoiser,
         spec,
         tokenizer,
         name=folder.resolve().name,
         chat_template=template,
-        engine_config=None if row_budget is None else EngineConfig(row_budget=_num_rows(row_budget, denoiser, spec)),
+        engine_config=engine
+        if row_budget is None
+        else replace(engine, row_budget=_num_rows(row_budget, denoiser, spec)),
+    )
+
+
+def plan_folder(
+    path_or_name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    quantize: str | None = None,
+    num_pages: int | None = None,
+) -> MemoryPlan:
+    """What ``load`` and the engine would take, by ``load``'s arguments; no weights are read."""
+    folder, target = find_model(path_or_name), resolve_device(device)
+    opened = open_folder(folder)
+    wanted = _dtype(dtype, opened)
+    return plan_memory(
+        opened.config,
+        EngineConfig(num_pages=num_pages),
+        dtype=stored_dtype(folder, opened) if wanted is None else wanted,
+        scheme=parse_scheme(quantize) or opened.scheme,
+        device=target,
+        available=available_bytes(target),
     )
 
 
@@ -106,10 +141,13 @@ def _tokenizer(folder: Path, opened: Opened) -> tuple[Tokenizer, str | None]:
 def _num_rows(row_budget: int | str, denoiser: Denoiser, spec: DiffusionSpec) -> int:
     if isinstance(row_budget, int):
         return row_budget
-    return costs.choose_row_budget(costs.load_or_measure(denoiser, spec), longest_block=spec.block_length)
+    # Without blocks nothing is committed beside a window.
+    longest_block = 1 if spec.continues_in_place else spec.block_length
+    return costs.choose_row_budget(costs.load_or_measure(denoiser, spec), longest_block=longest_block)
 
 
-def _device(name: str | None) -> torch.device:
+def resolve_device(name: str | None) -> torch.device:
+    """The device of a name, see ``load``; raises ConfigError if it is not here."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

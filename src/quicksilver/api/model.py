@@ -350,7 +350,7 @@ class Model:
 
     def _is_in_place(self, request: GenerateRequest | InfillRequest) -> bool:
         if isinstance(request, GenerateRequest):
-            return request.draft is not None
+            return request.draft is not None or self.spec.continues_in_place
         return request.resolve_layout(self.spec) is InfillLayout.IN_PLACE
 
     def _params(self, request: GenerateRequest | InfillRequest) -> SamplingParams:
@@ -409,7 +409,8 @@ class Model:
 
     def _generation_params(self, request: GenerateRequest, params: SamplingParams) -> SamplingParams:
         used = len(self._prompt(request))
-        block_length = self._block_length(request.options.block_length)
+        # Without blocks, a response takes no more room than its tokens.
+        block_length = 1 if self.spec.continues_in_place else self._block_length(request.options.block_length)
         if request.max_tokens is None:
             self._require_room(used + block_length, "the prompt and one block")
             room = (self.max_length - used) // block_length * block_length

@@ -67,11 +67,12 @@ class DecodingOptions:
     deadline_ms: float | None = None
     """Milliseconds after which everything open is committed: the best answer so far."""
     cache: str | None = None
-    """Only for holes in place: ``exact``, or ``prefix``, ``dual`` or ``vicinity``, which compute only rows near the
-    holes and see the others as they were some forwards before; see ``decoding.kept_rows``. None: the
-    checkpoint's."""
+    """Only under full attention, so for holes in place and by checkpoints without blocks: ``exact``, or ``prefix``,
+    ``dual`` or ``vicinity``, which compute only rows near what is written and see the others as they were some forwards
+    before; see ``decoding.kept_rows``. None: the checkpoint's."""
     refresh_every: int | None = None
-    """With such a cache, every so many forwards everything is computed. None: when a hole has changed its length."""
+    """With such a cache, every so many forwards everything is computed. None: when a block begins, or when a hole has
+    changed its length."""
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
@@ -90,7 +91,7 @@ class DecodingOptions:
     """How many of the likeliest tokens are named beside each written one, see ``Token.alternatives``; in [0, 20]."""
 
     def resolve_cache(self, spec: DiffusionSpec, *, is_in_place: bool) -> Cache:
-        """The cache of a name, or the checkpoint's; ``exact`` where nothing is filled in place.
+        """The cache of a name, or the checkpoint's; ``exact`` where nothing is written in place.
 
         Raises:
             ConfigError: there is no such cache.
@@ -119,7 +120,9 @@ class DecodingOptions:
                 "steps and threshold contradict each other: commit by count (policy fixed_steps) or by confidence"
             )
         trained = sorted({spec.block_length, *spec.trained_block_lengths})
-        if self.block_length is not None and self.block_length not in trained:
+        # Under full attention a block is no more than what is written first.
+        is_free = self.block_length is None or spec.continues_in_place
+        if not is_free and self.block_length not in trained:
             raise ConfigError(
                 f"block_length {self.block_length} was not trained; the checkpoint knows {', '.join(map(str, trained))}"
             )

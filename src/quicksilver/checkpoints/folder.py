@@ -21,11 +21,14 @@ from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.quantization import Scheme
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 SPEC_KEY = "quicksilver"
+QUANTIZATION_KEY = "quicksilver_quantization"
+"""Scheme that the projections are stored in, see ``quantization.stored``; without it they are plain."""
 _OWN_LAYOUT = "quicksilver"
 _NETWORK_KEY = "network"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -43,7 +46,9 @@ def save_folder(folder: Path, denoiser: Denoiser, spec: DiffusionSpec, dtype: to
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def write_config(folder: Path, config: DenoiserConfig, spec: DiffusionSpec, dtype: str) -> None:
+def write_config(
+    folder: Path, config: DenoiserConfig, spec: DiffusionSpec, dtype: str, scheme: Scheme | None = None
+) -> None:
     """Write ``config.json`` and ``generation_config.json``."""
     values = _architecture_keys(config) | {
         "torch_dtype": dtype,
@@ -52,6 +57,8 @@ def write_config(folder: Path, config: DenoiserConfig, spec: DiffusionSpec, dtyp
         "pad_token_id": spec.special.pad,
         SPEC_KEY: spec.to_dict(),
     }
+    if scheme is not None:
+        values[QUANTIZATION_KEY] = scheme.value
     (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n")
     generation = {"eos_token_id": spec.special.eos, "pad_token_id": spec.special.pad}
     (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
@@ -128,6 +135,19 @@ def read_config(folder: Path) -> tuple[DenoiserConfig, DiffusionSpec]:
     return architecture, spec
 
 
+def read_scheme(folder: Path) -> Scheme | None:
+    """How a folder's projections are quantized; raises CheckpointError if it says something unknown."""
+    value = read_values(folder).get(QUANTIZATION_KEY)
+    if value is None:
+        return None
+    try:
+        return Scheme(str(value))
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / CONFIG_FILE} sets {QUANTIZATION_KEY} = {value!r}; known: {', '.join(Scheme)}"
+        ) from error
+
+
 def require_known_ids(path: Path, config: DenoiserConfig, spec: DiffusionSpec) -> None:
     """Raises CheckpointError if a special token has no row in the table."""
     highest = max(value for value in asdict(spec.special).values() if value is not None)
@@ -142,7 +162,7 @@ def _read_architecture(values: dict[str, object]) -> DenoiserConfig:
     if layout not in LAYOUTS:
         raise ConfigError(f"model_type must be {', '.join(LAYOUTS)} or {_OWN_LAYOUT}, got {layout!r}")
     keys = Keys(values)
-    keys.inert(SPEC_KEY)
+    keys.inert(SPEC_KEY, QUANTIZATION_KEY)
     config = read_layout(keys, str(layout))
     keys.finish()
     return config

@@ -25,7 +25,7 @@ class ShardedWeights:
         Raises:
             CheckpointError: there are none, one that the index names is missing, or one is damaged.
         """
-        self._folder, self._stack = folder, ExitStack()
+        self.folder, self._stack = folder, ExitStack()
         self._files: dict[str, safe_open] = {}
         for path in weight_files(folder):
             try:
@@ -45,11 +45,6 @@ class ShardedWeights:
     def names(self) -> frozenset[str]:
         return frozenset(self._files)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the first tensor by name; published weights have one dtype, but for a few small tensors."""
-        return self._files[min(self._files)].get_tensor(min(self._files)).dtype
-
     def read(self, source: Source) -> Tensor:
         """A source's values in the dtype they are stored in. One that is whole is mapped, not copied.
 
@@ -59,7 +54,7 @@ class ShardedWeights:
         try:
             return self._read(source)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{self._folder}: {', '.join(names_of(source))} cannot be read: {error}") from error
+            raise CheckpointError(f"{self.folder}: {', '.join(names_of(source))} cannot be read: {error}") from error
 
     def _read(self, source: Source) -> Tensor:
         match source:
@@ -68,9 +63,7 @@ class ShardedWeights:
             case Part(name, start, stop, axis):
                 tensor = self._files[name].get_slice(name)
                 if tensor.get_shape()[axis] < stop:
-                    raise CheckpointError(
-                        f"{self._folder}: {name} has shape {tensor.get_shape()}, too small for {stop}"
-                    )
+                    raise CheckpointError(f"{self.folder}: {name} has shape {tensor.get_shape()}, too small for {stop}")
                 return tensor[(slice(None),) * axis + (slice(start, stop),)]
             case Stack(parts):
                 return torch.stack([self._read(part) for part in parts])

@@ -7,7 +7,7 @@ import typer
 
 from quicksilver.cli import options
 from quicksilver.cli.files import read_text, write_text
-from quicksilver.cli.terminal import spinner
+from quicksilver.cli.terminal import loading_bar
 from quicksilver.errors import InputError
 
 EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
@@ -42,6 +42,8 @@ def command(
     watch: options.Watch = False,
     verbose: options.Verbose = False,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
 ) -> None:
     """Continue a prompt and print what follows it."""
     # Long because every option is a parameter.
@@ -62,19 +64,20 @@ def command(
         "deadline_ms": deadline_ms,
         "seed": seed,
     }
-    if options.asks_server(context, server, server_model, "model", "device", "trace", "watch"):
+    local = ("model", "device", "dtype", "quantize", "trace", "watch")
+    if options.asks_server(context, server, server_model, *local):
         from quicksilver.cli import remote
 
         report = remote.Report(output, seed, is_json=as_json, is_verbose=verbose)
         remote.generate(server or "", text, report, model=server_model, max_tokens=max_tokens, decoding=decoding)
         return
 
-    with spinner(f"loading {model} …"):
+    with loading_bar(f"loading {model}") as progress:
         from quicksilver.api import DecodingOptions, GenerateRequest, load
         from quicksilver.cli.running import follow, print_cost, to_json, traced
 
         request = GenerateRequest(prompt=text, max_tokens=max_tokens, options=DecodingOptions(**decoding))
-        loaded = load(model, device=device)
+        loaded = load(model, device=device, dtype=dtype, quantize=quantize, progress=progress)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:

@@ -6,7 +6,7 @@ import typer
 
 from quicksilver.cli import options
 from quicksilver.cli.files import read_text, write_text
-from quicksilver.cli.terminal import spinner
+from quicksilver.cli.terminal import loading_bar
 
 EXAMPLES = r"""printf 'def mean(xs):\n    return <FILL>\n' | quicksilver infill -
 quicksilver infill draft.py --watch --output draft.py
@@ -56,6 +56,8 @@ def command(
     watch: options.Watch = False,
     verbose: options.Verbose = False,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
 ) -> None:
     """Fill the holes of a file and print it. Everything outside the holes stays as it is, byte for byte.
 
@@ -79,7 +81,7 @@ def command(
         "refresh_every": refresh_every,
         "seed": seed,
     }
-    local = ("model", "device", "trace", "watch")
+    local = ("model", "device", "dtype", "quantize", "trace", "watch")
     if options.asks_server(context, server, server_model, *local):
         from quicksilver.cli import remote
 
@@ -90,7 +92,7 @@ def command(
         )
         return
 
-    with spinner(f"loading {model} …"):
+    with loading_bar(f"loading {model}") as progress:
         from quicksilver.api import DecodingOptions, InfillRequest, load, split_template
         from quicksilver.api.requests import parse_layout
         from quicksilver.cli.running import follow, print_cost, to_json, traced
@@ -102,7 +104,7 @@ def command(
             layout=parse_layout(layout),
             options=DecodingOptions(**decoding),
         )
-        loaded = load(model, device=device)
+        loaded = load(model, device=device, dtype=dtype, quantize=quantize, progress=progress)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:

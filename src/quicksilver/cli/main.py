@@ -4,6 +4,7 @@
 """
 
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ _COMMANDS = {
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
+    "import": "Write a published checkpoint as a folder of our own, perhaps quantized.",
     "export": "Write a model as a Hugging Face folder or a GGUF file.",
     "keys": "Make, list and revoke API keys of the server.",
 }
@@ -90,7 +92,8 @@ def _build_app(arguments: Sequence[str]) -> typer.Typer:
         if name != asked:
             app.command(name, help=summary)(_unused)
             continue
-        module = importlib.import_module(f"quicksilver.cli.{name}")
+        # A module cannot be called import.
+        module = importlib.import_module(f"quicksilver.cli.{name}{'_' if keyword.iskeyword(name) else ''}")
         if isinstance(getattr(module, "app", None), typer.Typer):
             app.add_typer(module.app, name=name, epilog=_examples(_GROUP_EXAMPLES[name]))
         else:

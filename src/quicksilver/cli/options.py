@@ -11,8 +11,8 @@ DEFAULT_MODEL = "quicksilver-coder"
 
 POLICY_HELP = (
     "What is committed at each step: confidence_threshold, dynamic_factor, entropy_bound, hierarchical, fixed_steps, "
-    "confidence_order, margin_order, random_order, joint_threshold, renoise, remdm or self_speculative. "
-    "[default: the model's]"
+    "confidence_order, margin_order, entropy_order, random_order, timesteps, joint_threshold, renoise, remdm or "
+    "self_speculative. [default: the model's]"
 )
 
 Model = Annotated[str, typer.Option("--model", metavar="NAME|FOLDER", help="A bundled model or a checkpoint folder.")]
@@ -23,6 +23,19 @@ ServerModel = Annotated[
     str | None, typer.Option(metavar="NAME", help="Which of the server's models. [default: the server chooses]")
 ]
 Device = Annotated[str | None, typer.Option(metavar="cpu|cuda", help="Where to run. [default: a GPU if there is one]")]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Of the weights: float32, bfloat16 or float16. [default: float32; a large model's own]"
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME",
+        help="Store the projections in fewer bits: int8_dynamic, int8_weight, int4_weight or (CUDA) fp8_dynamic.",
+    ),
+]
 Policy = Annotated[str | None, typer.Option(metavar="NAME", help=POLICY_HELP)]
 Threshold = Annotated[
     float | None, typer.Option(metavar="P", help="Commit a token from this confidence, 0 to 1. [default: the model's]")
@@ -52,8 +65,8 @@ Cache = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Rows computed per forward, in place: exact (all), or prefix, dual or vicinity: those near the holes, "
-        "while the others are seen as they were. [default: the model's]",
+        help="Rows computed per forward, in place: exact (all), or prefix, dual or vicinity: those near what is "
+        "written, while the others are seen as they were. [default: the model's]",
     ),
 ]
 RefreshEvery = Annotated[
@@ -61,7 +74,8 @@ RefreshEvery = Annotated[
     typer.Option(
         "--refresh-every",
         metavar="N",
-        help="With --cache, compute all rows every N forwards. [default: when a hole has changed its length]",
+        help="With --cache, compute all rows every N forwards. [default: when a block begins, or a hole has changed "
+        "its length]",
     ),
 ]
 Stop = Annotated[

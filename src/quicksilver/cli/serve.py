@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from quicksilver.cli import options
-from quicksilver.cli.terminal import spinner
+from quicksilver.cli.memory import show_plan
+from quicksilver.cli.terminal import loading_bar
 from quicksilver.errors import ConfigError
 
 EXAMPLES = r"""quicksilver serve
 quicksilver serve --model runs/my-model/final --port 9000 --served-model-name gpt-4o mercury-coder
+quicksilver serve --model downloads/LLaDA-8B-Instruct --dry-run
 quicksilver serve --host 0.0.0.0      # needs keys: quicksilver keys create NAME
 curl http://127.0.0.1:8080/v1/fim/completions -d '{"prompt": "def add(a, b):\n    return ", "suffix": "\n"}'"""
 
@@ -55,9 +57,22 @@ def command(
     ] = LogLevel.INFO,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Let logs hold prompts and answers.")] = False,
     device: options.Device = None,
+    dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
+    num_pages: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Pages of key/value memory. [default: for 64 requests, at most 1 GB]"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what memory it would take, load nothing, and end.")
+    ] = False,
 ) -> None:
     """Serve a model over HTTP: OpenAI's routes, fill-in-the-middle, edits, and a playground in the browser."""
-    with spinner(f"loading {model} …"):
+    # Long because every option is a parameter.
+    if dry_run:
+        show_plan(model, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages)
+        return
+    with loading_bar(f"loading {model}") as progress:
         from quicksilver.api import load
         from quicksilver.server.accounts import Prices
         from quicksilver.server.app import create_app
@@ -77,7 +92,8 @@ def command(
             drain_seconds=drain_seconds,
             logs_prompts=log_prompts,
         )
-        app = create_app(load(model, device=device), config, gate=gate, prices=prices)
+        loaded = load(model, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages, progress=progress)
+        app = create_app(loaded, config, gate=gate, prices=prices)
     start(log_level)
     serve(app, host=host, port=port, on_ready=_greet)
 

@@ -21,7 +21,6 @@ from quicksilver.decoding.inplace import Hole, Segment, Text, infill
 from quicksilver.decoding.kept_rows import Cache
 from quicksilver.decoding.params import SamplingParams, StopRule, end_ids, kept_tokens, resolve_policy
 from quicksilver.decoding.policies import (
-    POLICY_NAMES,
     ConfidenceThreshold,
     DynamicFactor,
     EntropyBound,
@@ -35,9 +34,10 @@ from quicksilver.decoding.policies import (
     ReMDM,
     Renoise,
     SelfSpeculative,
+    Timesteps,
     decide,
-    make_policy,
 )
+from quicksilver.decoding.policy_names import POLICY_NAMES, make_policy
 from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
 from quicksilver.decoding.sampler import final_result
 from quicksilver.decoding.selection import Candidates, select, token_probability
@@ -83,6 +83,7 @@ __all__ = [
     "State",
     "StopRule",
     "Text",
+    "Timesteps",
     "TraceEntry",
     "Window",
     "adjust",

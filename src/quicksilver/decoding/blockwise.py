@@ -3,12 +3,17 @@
 The block grid of the prompt starts at its first token, so its last block may be short; the grid of the response starts
 anew at the first response token. A later block sees all earlier ones. Where the checkpoint was trained with causal
 context, every committed token is a block of its own.
+
+A checkpoint that knows full attention alone sees all of the response from the beginning: ``max_tokens`` masks stand
+behind the prompt, and its blocks say no more than what is written first (LLaDA, Nie et al. 2025, arXiv:2502.09992,
+section 2.4; a single block: Dream, Ye et al. 2025, arXiv:2508.15487).
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.autoregressive import generate_autoregressive
@@ -19,8 +24,11 @@ from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
-from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
+
+Look = Callable[..., Float[Tensor, "N V"]]
+"""One forward of a canvas; the logits of the positions ``is_open``."""
 
 
 def generate(
@@ -30,18 +38,21 @@ def generate(
 
     Positions after the first eos or stop id of a block are void, even where they were written first: the block is
     finished when every position up to it is; ``ends`` says when eos is sure. Then the stop rule is asked, and takes
-    precedence. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context.
+    precedence. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context. Where ends are
+    free no position is void before its block is full.
+
+    Under full attention ``cache`` may be given; all rows are computed at the first forward of every block.
 
     Raises:
-        ConfigError: the checkpoint is autoregressive or not block-causal, or cannot do what the policy does; or
-            a stop id is a special token; or ``cache`` is given.
+        ConfigError: the checkpoint is autoregressive, or cannot do what the policy does; or a stop id is a special
+            token; or ``cache`` is given where blocks are final.
     """
     if spec.objective is Objective.AUTOREGRESSIVE:
         raise ConfigError("an autoregressive checkpoint has no blocks to denoise; use generate_autoregressive")
     if isinstance(params.policy, SelfSpeculative):
         raise ConfigError("policy self_speculative is a mode of the engine, which the reference lacks")
-    if Layout.BLOCK_CAUSAL not in spec.layouts:
-        raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
+    if spec.continues_in_place:
+        return _generate_in_place(ReferenceRun(logits_fn, spec, params), prompt_ids)
     require_no_stale_rows(params)
     return _generate(ReferenceRun(logits_fn, spec, params), prompt_ids)
 
@@ -81,23 +92,52 @@ def _generate(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
     reason, end = None, limit
     while reason is None:
         start = len(canvas)
+        stop = min(start + block_length, limit)
         masks = Canvas.of_masks(block_length, mask_id=run.spec.special.mask, hole=0)
         canvas = Canvas.join([canvas, masks])
         block_ids = _append_block(run.spec, block_ids, block_length)
         yield Resize(hole=0, start=start - len(prompt_ids), added=block_length)
-        canvas = yield from _denoise_block(run, canvas, block_ids, start, min(start + block_length, limit))
-        reason, end = _ending(run, canvas, len(prompt_ids), start, limit)
+        look = partial(run.look, block_ids=block_ids)
+        canvas = yield from _denoise_block(run, canvas, start, stop, look, window=slice(start, len(canvas)))
+        reason, end = _ending(run, canvas, len(prompt_ids), start, stop, limit)
+    yield from _finish(run, canvas, len(prompt_ids), reason, end)
+
+
+def _generate_in_place(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
+    """The same where all masks of the response are there from the beginning."""
+    block_length = run.params.block_length or run.spec.block_length
+    num_tokens = run.params.max_tokens or DEFAULT_MAX_TOKENS
+    masks = Canvas.of_masks(num_tokens, mask_id=run.spec.special.mask, hole=0)
+    canvas = Canvas.join([Canvas.of_prompt(prompt_ids), masks])
+    yield Resize(hole=0, start=0, added=num_tokens)
+    reason, end, stop = None, len(canvas), len(prompt_ids)
+    while reason is None:
+        start, stop = stop, min(stop + block_length, len(canvas))
+        run.drop_kept_rows()
+        look = partial(run.look_in_place, is_written=within(len(canvas), start, stop))
+        canvas = yield from _denoise_block(run, canvas, start, stop, look, window=slice(0, len(canvas)))
+        reason, end = _ending(run, canvas, len(prompt_ids), start, stop, len(canvas))
+    yield from _finish(run, canvas, len(prompt_ids), reason, end)
+
+
+def _finish(run: ReferenceRun, canvas: Canvas, num_prompt: int, reason: FinishReason, end: int) -> Iterator[Event]:
     if end < len(canvas):
-        yield Resize(hole=0, start=end - len(prompt_ids), added=end - len(canvas))
+        yield Resize(hole=0, start=end - num_prompt, added=end - len(canvas))
     yield run.ledger.done(canvas.take(torch.arange(end)), 1, reason)
 
 
+def within(length: int, start: int, stop: int) -> Bool[Tensor, " L"]:
+    """True at the positions of a block."""
+    position = torch.arange(length)
+    return (position >= start) & (position < stop)
+
+
 def _ending(
-    run: ReferenceRun, canvas: Canvas, num_prompt: int, start: int, limit: int
+    run: ReferenceRun, canvas: Canvas, num_prompt: int, start: int, stop: int, limit: int
 ) -> tuple[FinishReason | None, int]:
-    """Why the response ends with the block from ``start``, and its length with the prompt; None: it goes on."""
-    found = _first_end(run, canvas, start, limit)
-    end = min(len(canvas), limit) if found is None else found
+    """Why the response ends with the block [start, stop), and its length with the prompt; None: it goes on."""
+    found = _first_end(run, canvas, start, stop)
+    end = stop if found is None else found
     reason = None
     kept = kept_tokens(run.params.stop, canvas.token_ids[num_prompt:end].tolist())
     if kept is not None:
@@ -105,7 +145,7 @@ def _ending(
     elif found is not None:
         is_eos = int(canvas.token_ids[found]) == run.spec.special.eos
         reason = FinishReason.EOS if is_eos else FinishReason.STOP
-    elif len(canvas) >= limit:
+    elif stop >= limit:
         reason = FinishReason.LENGTH
     return FinishReason.MAX_NFE if run.is_cut or (reason is None and run.is_spent) else reason, end
 
@@ -119,9 +159,9 @@ def _append_block(spec: DiffusionSpec, block_ids: Int[Tensor, " P"], block_lengt
 
 
 def _denoise_block(
-    run: ReferenceRun, canvas: Canvas, block_ids: Int[Tensor, " L"], start: int, stop: int
+    run: ReferenceRun, canvas: Canvas, start: int, stop: int, look: Look, window: slice
 ) -> Generator[Event, None, Canvas]:
-    """Denoise the last block, from ``start``; positions from ``stop`` on are void. Returns the canvas."""
+    """Denoise the block [start, stop) of the window that the policy sees. Returns the canvas."""
     positions = torch.arange(len(canvas))
     block = BlockProgress(max_steps=run.policy.max_steps(stop - start))
     is_finished = False
@@ -129,15 +169,17 @@ def _denoise_block(
         canvas = run.fill_noise(canvas, positions, block.step)
         is_forced = run.is_last_chance(block)
         is_open = _open_positions(run, canvas, start, stop)
-        logits = run.look(canvas, block_ids, is_open)
+        logits = look(canvas, is_open=is_open)
+        is_forbidden, is_withheld = run.is_unwritten(logits.shape[1], {run.spec.special.eos})
         step = run.step(
             canvas,
             logits,
             block,
-            window=slice(start, len(canvas)),
+            window=window,
             is_open=is_open,
             positions=positions,
-            is_forbidden=_forbidden(run, logits.shape[1]),
+            is_forbidden=is_forbidden[None],
+            is_withheld=is_withheld[None] if bool(is_withheld.any()) else None,
             is_forced=is_forced,
         )
         canvas, events = run.apply(canvas, step)
@@ -151,13 +193,6 @@ def _denoise_block(
     return canvas
 
 
-def _forbidden(run: ReferenceRun, vocab_size: int) -> Bool[Tensor, "1 V"]:
-    """All special tokens but eos."""
-    is_forbidden = run.is_forbidden(vocab_size).clone()
-    is_forbidden[run.spec.special.eos] = run.spec.special.eos in run.params.forbidden_ids
-    return is_forbidden[None]
-
-
 def _first_end(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> int | None:
     """Position of the first written eos or stop id in [start, stop)."""
     is_end = torch.isin(canvas.token_ids, torch.tensor(sorted(run.end_ids))) & ~canvas.is_masked
@@ -167,7 +202,5 @@ def _first_end(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> int 
 
 def _open_positions(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
     """Masks and drafts of the block that are not void."""
-    found = _first_end(run, canvas, start, stop)
-    position = torch.arange(len(canvas))
-    end = stop if found is None else found + 1
-    return (canvas.is_masked | canvas.is_draft) & (position >= start) & (position < end)
+    found = _first_end(run, canvas, start, stop) if run.holds_ends else None
+    return (canvas.is_masked | canvas.is_draft) & within(len(canvas), start, stop if found is None else found + 1)

@@ -241,7 +241,7 @@ def _positions(canvas: Canvas) -> Int[Tensor, " L"]:
 
 def _look(run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress) -> _Look:
     canvas = run.fill_noise(canvas, _positions(canvas), block.step)
-    logits = run.look_in_place(canvas, open_holes(canvas))
+    logits = run.look_in_place(canvas, open_holes(canvas), _open_positions(canvas))
     forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1])
     return _Look(canvas=canvas, logits=logits, is_forbidden=forbidden, is_withheld=withheld)
 
@@ -307,7 +307,8 @@ def _length_tokens(
     special = run.spec.special
     index = _open_positions(canvas).nonzero()[:, 0]
     withheld = withheld_tokens(canvas.take(index), lengths, special.expand, special.delete, vocab_size)
-    return run.is_forbidden(vocab_size) & ~withheld, withheld
+    never, unchosen = run.is_unwritten(vocab_size)
+    return never & ~withheld, unchosen | withheld
 
 
 def _change_lengths(run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength]) -> Int[Tensor, " L"]:

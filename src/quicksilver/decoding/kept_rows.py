@@ -7,7 +7,7 @@ were: stale. What is computed replaces what was kept.
 
 The schedule is a function of the request's own steps. All rows are computed
 
-- at the first forward,
+- at the first forward, and at that of every block where a prompt is continued,
 - at every ``refresh_every``-th,
 - after positions have moved, because a hole changed its length. Turning the kept keys to their new positions would
   spare that forward, but what is kept would be further from exact for all of the rest (docs/log.md).
@@ -79,12 +79,12 @@ class KeptRows:
         """A forward has computed ``columns`` of the canvas; returns how many stale rows it saw."""
         num_stale = len(token_ids) - len(columns)
         self._age = self._age + 1 if num_stale else 1
-        self._computed_ids = token_ids if self._computed_ids is None else self._computed_ids.clone()
-        self._computed_ids[columns] = token_ids[columns]
+        before = token_ids if self._computed_ids is None else self._computed_ids
+        self._computed_ids = before.index_copy(0, columns, token_ids[columns])
         return num_stale
 
     def drop(self) -> None:
-        """Positions have moved."""
+        """Positions have moved, or another block begins."""
         self._computed_ids = None
 
 

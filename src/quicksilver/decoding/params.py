@@ -9,8 +9,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from quicksilver.decoding.alternatives import MAX_ALTERNATIVES
+from quicksilver.decoding.ends import Ends
 from quicksilver.decoding.kept_rows import Cache
-from quicksilver.decoding.policies import JointThreshold, Policy, make_policy
+from quicksilver.decoding.policies import JointThreshold, Policy
+from quicksilver.decoding.policy_names import make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 
@@ -75,11 +77,13 @@ class SamplingParams:
     draft_threshold: float = 0.5
     """Read where a hole has a draft: its tokens below this probability are found anew; in [0, 1], 0 keeps all."""
     cache: Cache = Cache.EXACT
-    """Which rows a forward computes in place, where every position sees every other one; see ``kept_rows``. Anything
-    but ``exact`` is an approximation. Must be ``exact`` elsewhere: there what is kept is final, and always kept."""
+    """Which rows a forward computes where every position sees every other one; see ``kept_rows``. Anything but
+    ``exact`` is an approximation. Must be ``exact`` elsewhere: there what is kept is final, and always kept."""
     refresh_every: int | None = None
-    """Every so many forwards all rows are computed, 1: always. None: at the first forward and after a hole has changed
-    its length. Must be None where ``cache`` is ``exact``."""
+    """Every so many forwards all rows are computed, 1: always. None: at the first forward of a block, or of holes, and
+    after a hole has changed its length. Must be None where ``cache`` is ``exact``."""
+    ends: Ends | None = None
+    """How a block is written that may hold eos; None: the checkpoint's way. Read where a prompt is continued."""
     num_alternatives: int = 0
     """How many of the likeliest tokens are kept beside each written one, see ``Result.alternatives``; in [0, 20]."""
 
@@ -157,11 +161,12 @@ def resolve_policy(spec: DiffusionSpec, params: SamplingParams) -> Policy:
 
 
 def require_no_stale_rows(params: SamplingParams) -> None:
-    """Raise ConfigError if a request to continue a prompt asks for a cache that is meant for holes in place."""
+    """Raise ConfigError if a request whose context is final asks for a cache that is meant for full attention."""
     if params.cache is not Cache.EXACT:
         raise ConfigError(
-            f"cache {params.cache} is for holes in place, where every position sees every other one; a prompt is "
-            f"continued with keys and values that are final and always kept: leave cache out"
+            f"cache {params.cache} is for holes in place and for checkpoints without blocks, where every position sees "
+            f"every other one; this prompt is continued with keys and values that are final and always kept: leave "
+            f"cache out"
         )
 
 

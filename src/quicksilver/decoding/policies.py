@@ -5,7 +5,7 @@ in which every row has its own policy and parameters.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from quicksilver.decoding import revision, rules
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.window import Decision, Window
-from quicksilver.diffusion.spec import DecodingDefaults
 from quicksilver.errors import ConfigError
 
 
@@ -27,8 +26,11 @@ class Policy(Protocol):
     """Drafts may change until the block is settled; otherwise a committed token is final at once."""
     starts_from_noise: ClassVar[bool]
     """The canvas starts as random tokens instead of masks."""
-    reads_entropy: ClassVar[bool]
-    """Whether decisions depend on ``Window.entropy``, which costs a pass over the vocabulary."""
+
+    @property
+    def reads_entropy(self) -> bool:
+        """Whether decisions depend on ``Window.entropy``, which costs a pass over the vocabulary."""
+        ...
 
     @classmethod
     def decide_rows(cls, window: Window, policies: "Sequence[Policy]") -> Decision:
@@ -88,7 +90,10 @@ class _Unmasking:
     __slots__ = ()
     revises: ClassVar[bool] = False
     starts_from_noise: ClassVar[bool] = False
-    reads_entropy: ClassVar[bool] = False
+
+    @property
+    def reads_entropy(self) -> bool:
+        return False
 
     def max_steps(self, num_masks: int) -> int:
         return num_masks
@@ -134,10 +139,13 @@ class EntropyBound(_Unmasking):
 
     bound: float = 0.1
     """Nats."""
-    reads_entropy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _at_least(self.bound, 0.0, "bound")
+
+    @property
+    def reads_entropy(self) -> bool:
+        return True
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
@@ -167,7 +175,10 @@ class Hierarchical(_Unmasking):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FixedSteps(_Unmasking):
-    """Fill every block in ``steps`` forwards, most confident masks first (MaskGIT, arXiv:2202.04200; LLaDA's steps)."""
+    """Fill every block in ``steps`` forwards, most confident masks first (MaskGIT, arXiv:2202.04200).
+
+    Equal shares, the greater ones first, as in LLaDA (arXiv:2502.09992), whose ``steps`` count all blocks together.
+    """
 
     steps: int = 8
     """Forwards per block; more than one per mask are not used."""
@@ -188,17 +199,38 @@ class Order(StrEnum):
     CONFIDENCE = "confidence"
     MARGIN = "margin"
     """Best minus second-best probability (Kim et al. 2025, arXiv:2502.06768)."""
+    ENTROPY = "entropy"
+    """Lowest first."""
     RANDOM = "random"
 
 
 def _order_score(order: Order, window: Window) -> Tensor:
     if order is Order.RANDOM:
         return draw(Purpose.ORDER, window.seed[:, None], window.positions, window.step[:, None])
-    return (window.confidence if order is Order.CONFIDENCE else window.margin).double()
+    scores = {Order.CONFIDENCE: window.confidence, Order.MARGIN: window.margin, Order.ENTROPY: -window.entropy}
+    return scores[order].double()
+
+
+def _in_order(window: Window, orders: Sequence[Order], count: Tensor) -> Decision:
+    """Commit ``count`` masks of every row in the row's order."""
+    scores = {order: _order_score(order, window) for order in set(orders)}
+    score = torch.stack([scores[order][row] for row, order in enumerate(orders)])
+    return _commits_only(window, rules.top_count(score, window.is_masked, count))
+
+
+class _Ordered(_Unmasking):
+    """Shared by policies that commit a number of masks in a given order."""
+
+    __slots__ = ()
+    order: Order
+
+    @property
+    def reads_entropy(self) -> bool:
+        return self.order is Order.ENTROPY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FixedCount(_Unmasking):
+class FixedCount(_Ordered):
     """Commit exactly ``tokens_per_step`` masks per step (fewer only when fewer are left) in a given order."""
 
     order: Order = Order.CONFIDENCE
@@ -210,10 +242,35 @@ class FixedCount(_Unmasking):
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
         same = _of_kind(cls, policies)
-        scores = {order: _order_score(order, window) for order in {policy.order for policy in same}}
-        score = torch.stack([scores[policy.order][row] for row, policy in enumerate(same)])
         count = _ints((p.tokens_per_step for p in same), window)
-        return _commits_only(window, rules.top_count(score, window.is_masked, count))
+        return _in_order(window, [p.order for p in same], count)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timesteps(_Ordered):
+    """See ``rules.timestep_counts``: the loop of Dream, of which DiffuCoder and Open-dCoder are trained too."""
+
+    order: Order = Order.ENTROPY
+    steps: int = 512
+    """Of the schedule, per block; forwards at which nothing would be committed are not taken."""
+    eps: float = 1e-3
+    """Time at which the schedule ends."""
+
+    def __post_init__(self) -> None:
+        _at_least(self.steps, 1, "steps")
+        if not 0 < self.eps < 1:
+            raise ConfigError(f"eps must lie in (0, 1), got {self.eps}")
+
+    @classmethod
+    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
+        same = _of_kind(cls, policies)
+        at = zip(same, window.num_masks.tolist(), window.step.tolist(), strict=True)
+        return _in_order(window, [p.order for p in same], _ints((p._count(*where) for p, *where in at), window))
+
+    def _count(self, num_masks: int, step: int) -> int:
+        counts = rules.timestep_counts(num_masks, self.steps, self.eps)
+        # Holes that grew meanwhile have more masks than were counted on.
+        return counts[step] if step < len(counts) else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,13 +285,16 @@ class JointThreshold:
     """Forwards per block after its last mask is gone."""
     revises: ClassVar[bool] = True
     starts_from_noise: ClassVar[bool] = False
-    reads_entropy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _at_least(self.threshold, 0.0, "threshold")
         _at_least(self.edit_threshold, 0.0, "edit_threshold")
         _at_least(self.max_edits, 0, "max_edits")
         _at_least(self.max_post_steps, 1, "max_post_steps")
+
+    @property
+    def reads_entropy(self) -> bool:
+        return False
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
@@ -266,12 +326,15 @@ class Renoise:
     """Most forwards per block."""
     revises: ClassVar[bool] = True
     starts_from_noise: ClassVar[bool] = True
-    reads_entropy: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _at_least(self.bound, 0.0, "bound")
         _at_least(self.settle_entropy, 0.0, "settle_entropy")
         _at_least(self.steps, 1, "steps")
+
+    @property
+    def reads_entropy(self) -> bool:
+        return True
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
@@ -315,7 +378,6 @@ class ReMDM:
     """Share of tokens visible during the loop, in (0, 1)."""
     revises: ClassVar[bool] = True
     starts_from_noise: ClassVar[bool] = False
-    reads_entropy: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _at_least(self.steps, 1, "steps")
@@ -324,6 +386,10 @@ class ReMDM:
             raise ConfigError(f"loop must be two rising fractions in (0, 1), got {self.loop}")
         if not 0 < self.loop_alpha < 1:
             raise ConfigError(f"loop_alpha must lie in (0, 1), got {self.loop_alpha}")
+
+    @property
+    def reads_entropy(self) -> bool:
+        return False
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
@@ -358,7 +424,10 @@ class SelfSpeculative:
 
     revises: ClassVar[bool] = False
     starts_from_noise: ClassVar[bool] = False
-    reads_entropy: ClassVar[bool] = False
+
+    @property
+    def reads_entropy(self) -> bool:
+        return False
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
@@ -391,68 +460,3 @@ def decide(window: Window, policies: Sequence[Policy]) -> Decision:
         commit[index], edit[index], remask[index] = part.commit, part.edit, part.remask
         is_settled[index] = part.is_settled
     return Decision(commit=commit, edit=edit, remask=remask, is_settled=is_settled)
-
-
-_KINDS: dict[str, type[Policy]] = {
-    "confidence_threshold": ConfidenceThreshold,
-    "dynamic_factor": DynamicFactor,
-    "entropy_bound": EntropyBound,
-    "hierarchical": Hierarchical,
-    "fixed_steps": FixedSteps,
-    "confidence_order": FixedCount,
-    "margin_order": FixedCount,
-    "random_order": FixedCount,
-    "joint_threshold": JointThreshold,
-    "renoise": Renoise,
-    "remdm": ReMDM,
-}
-_ORDERS = {"confidence_order": Order.CONFIDENCE, "margin_order": Order.MARGIN, "random_order": Order.RANDOM}
-
-POLICY_NAMES: tuple[str, ...] = tuple(_KINDS)
-"""Policies that decide windows."""
-SELF_SPECULATIVE = "self_speculative"
-"""The one that does not, see ``SelfSpeculative``."""
-
-
-def make_policy(
-    name: str,
-    *,
-    threshold: float | None = None,
-    edit_threshold: float | None = None,
-    factor: float | None = None,
-    bound: float | None = None,
-    steps: int | None = None,
-    tokens_per_step: int | None = None,
-    defaults: DecodingDefaults | None = None,
-) -> Policy:
-    """Build a policy by its name on the command line and in requests.
-
-    What is None keeps the policy's own default, or for the two thresholds of ``confidence_threshold`` and
-    ``joint_threshold`` the checkpoint's calibrated ``defaults``. Finer settings: build the policy's class directly.
-
-    Raises:
-        ConfigError: the name is unknown, or the policy has no such parameter, or its value is out of range.
-    """
-    kind = SelfSpeculative if name == SELF_SPECULATIVE else _KINDS.get(name)
-    if kind is None:
-        raise ConfigError(f"no policy {name!r}; known: {', '.join((*POLICY_NAMES, SELF_SPECULATIVE))}")
-    options = {
-        "threshold": threshold,
-        "edit_threshold": edit_threshold,
-        "factor": factor,
-        "bound": bound,
-        "steps": steps,
-        "tokens_per_step": tokens_per_step,
-    }
-    given: dict[str, object] = {key: value for key, value in options.items() if value is not None}
-    known = {f.name for f in fields(kind)}  # pyright: ignore[reportArgumentType]
-    for key in given.keys() - known:
-        takes = sorted(known & options.keys())
-        raise ConfigError(f"policy {name} has no {key}; it takes {', '.join(takes)}")
-    if defaults is not None and kind is ConfidenceThreshold:
-        given = {"threshold": defaults.threshold} | given
-    if defaults is not None and kind is JointThreshold:
-        given = {"threshold": defaults.threshold, "edit_threshold": defaults.edit_threshold} | given
-    if name in _ORDERS:
-        given["order"] = _ORDERS[name]
-    return kind(**given)

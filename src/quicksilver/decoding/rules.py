@@ -4,6 +4,8 @@ Shared contract: a rule commits at least one token in every row that has a mask,
 lowest position. Nothing is read across rows.
 """
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -95,3 +97,23 @@ def share_of_masks(
     left = (steps - step).clamp(min=1)
     masks = is_masked.sum(dim=-1)
     return ((masks + left - 1) // left).clamp(min=1)
+
+
+@lru_cache(maxsize=4096)
+def timestep_counts(num_masks: int, steps: int, eps: float) -> tuple[int, ...]:
+    """How many masks go at each forward if ``steps`` forwards follow a linear noise schedule from 1 down to ``eps``.
+
+    From time t to s goes the share 1 - s / t of the masks that are left, rounded down, and at the last step all of
+    them: so few go at first and many at last. Steps at which none would go are left out, since the next one sees the
+    same canvas. Source: Dream, Ye et al. 2025, arXiv:2508.15487, whose float32 arithmetic this repeats.
+    """
+    times = torch.linspace(1, eps, steps + 1)
+    shares = (1 - times[1:] / times[:-1]).tolist()
+    counts, left = [], num_masks
+    for share in shares[:-1]:
+        # The product of two float32 numbers is exact in float64; rounded once, it is float32's.
+        count = int(torch.tensor(left * share, dtype=torch.float64).float())
+        left -= count
+        if count:
+            counts.append(count)
+    return (*counts, left) if left else tuple(counts)

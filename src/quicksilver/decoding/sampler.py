@@ -3,7 +3,7 @@
 This is the yardstick that every fast path must match token for token: full recompute, batch of one, float32.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import Purpose, draw
-from quicksilver.decoding.ends import hold_ends
+from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
@@ -41,6 +41,8 @@ class BlockProgress:
 
     max_steps: int
     step: int = 0
+    num_masks: int = 0
+    """As the first step began."""
     num_post_steps: int = 0
     previous_argmax: Tensor | None = None
     seen: set[bytes] = field(default_factory=set)
@@ -62,8 +64,8 @@ class Run:
         self.policy = resolve_policy(spec, params)
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
+        self.holds_ends = (params.ends or Ends(spec.decoding.ends)) is Ends.HELD
         self.ledger = Ledger()
-        self._is_forbidden: Tensor | None = None
         self.is_cut = False
         """Whether ``max_nfe`` made a step commit more than the policy would have."""
 
@@ -77,18 +79,30 @@ class Run:
         at_limit = self.params.max_nfe is not None and self.ledger.nfe + 1 >= self.params.max_nfe
         return at_limit or block.step + 1 >= block.max_steps
 
-    def is_forbidden(self, vocab_size: int) -> Bool[Tensor, " V"]:
-        """Tokens that are never written: the special ones and the request's own."""
-        if self._is_forbidden is None or self._is_forbidden.shape[0] != vocab_size:
-            self.params.check_vocabulary(vocab_size)
-            self._is_forbidden = forbidden_tokens(vocab_size, special_ids(self.spec) | set(self.params.forbidden_ids))
-        return self._is_forbidden
+    def unwritten_ids(self, written: Container[int] = ()) -> tuple[frozenset[int], frozenset[int]]:
+        """Tokens that are never written: those without a probability, and those withheld, which keep theirs.
+
+        Args:
+            written: special tokens that are.
+        """
+        own = frozenset(self.params.forbidden_ids)
+        special = frozenset(token for token in special_ids(self.spec) if token not in written)
+        return (own, special - own) if self.spec.is_mask_predicted else (own | special, frozenset())
+
+    def is_unwritten(
+        self, vocab_size: int, written: Container[int] = ()
+    ) -> tuple[Bool[Tensor, " V"], Bool[Tensor, " V"]]:
+        """``unwritten_ids`` as masks."""
+        self.params.check_vocabulary(vocab_size)
+        forbidden, withheld = self.unwritten_ids(written)
+        return forbidden_tokens(vocab_size, forbidden), forbidden_tokens(vocab_size, withheld)
 
     def fill_noise(self, canvas: Canvas, positions: Int[Tensor, " L"], step: int) -> Canvas:
         """Put random tokens, drawn for the coming ``step``, at all masks if the policy denoises uniform noise."""
         if not self.policy.starts_from_noise or self.params.vocab_size is None:
             return canvas
-        allowed = (~self.is_forbidden(self.params.vocab_size)).nonzero()[:, 0]
+        is_forbidden, is_withheld = self.is_unwritten(self.params.vocab_size)
+        allowed = (~(is_forbidden | is_withheld)).nonzero()[:, 0]
         chance = draw(Purpose.NOISE, torch.tensor(self.params.seed), positions, torch.tensor(step))
         noise = allowed[(chance * allowed.shape[0]).long()]
         return replace(canvas, token_ids=torch.where(canvas.is_masked, noise, canvas.token_ids))
@@ -110,14 +124,17 @@ class ReferenceRun(Run):
         logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
         return logits[is_open.nonzero()[:, 0].to(logits.device)]
 
-    def look_in_place(self, canvas: Canvas, is_written: Bool[Tensor, " L"]) -> Float[Tensor, "N V"]:
-        """One forward under full attention as ``params.cache`` says; the logits of all masks and drafts.
+    def look_in_place(
+        self, canvas: Canvas, is_written: Bool[Tensor, " L"], is_open: Bool[Tensor, " L"]
+    ) -> Float[Tensor, "N V"]:
+        """One forward under full attention as ``params.cache`` says; the logits of the open positions.
 
         Args:
             canvas: what is seen.
-            is_written: where tokens are being written, masks and drafts among them.
+            is_written: where tokens are being written, the open positions among them.
+            is_open: what is decided.
         """
-        is_open, block_ids = canvas.is_masked | canvas.is_draft, torch.zeros(len(canvas), dtype=torch.int64)
+        block_ids = torch.zeros(len(canvas), dtype=torch.int64)
         if not isinstance(self.logits_fn, StaleLogits) or self.params.cache is Cache.EXACT:
             return self.look(canvas, block_ids, is_open)
         columns = self._kept.columns(canvas.token_ids, is_written)
@@ -163,6 +180,8 @@ class ReferenceRun(Run):
             ConfigError: the policy committed nothing although there are masks.
         """
         index = is_open.nonzero()[:, 0]
+        if block.step == 0:
+            block.num_masks = int((canvas.is_masked & is_open).sum())
         found = select_rows(
             logits,
             self.params,
@@ -220,7 +239,9 @@ class ReferenceRun(Run):
             positions=positions[window][None],
             seed=torch.tensor([self.params.seed]),
             step=torch.tensor([block.step]),
+            num_masks=torch.tensor([block.num_masks]),
             num_post_steps=torch.tensor([block.num_post_steps]),
+            holds_ends=torch.tensor([self.holds_ends]),
         )
 
     def apply(self, canvas: Canvas, step: Step) -> tuple[Canvas, list[Event]]:

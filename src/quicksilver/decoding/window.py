@@ -30,8 +30,12 @@ class Window:
     seed: Int[Tensor, " B"]
     step: Int[Tensor, " B"]
     """Denoising step within the block, from 0."""
+    num_masks: Int[Tensor, " B"]
+    """Masks that the block's first step began with."""
     num_post_steps: Int[Tensor, " B"]
     """Earlier steps of this block that began without a mask."""
+    holds_ends: Bool[Tensor, " B"]
+    """See ``ends``."""
 
     @property
     def is_masked(self) -> Bool[Tensor, "B W"]:

@@ -96,7 +96,9 @@ class DecodingDefaults:
     """How much surer than the first look later ones must be to change a hole's length, in [0, 1]; see
     ``decoding.lengths``."""
     cache: str = "exact"
-    """Of holes in place, see ``decoding.kept_rows``: another one is an approximation whose quality was measured."""
+    """Under full attention, see ``decoding.kept_rows``: another one is an approximation whose quality was measured."""
+    ends: str = "held"
+    """How a block is written that may hold eos, see ``decoding.ends``."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.length_margin <= 1.0:
@@ -125,6 +127,9 @@ class DiffusionSpec:
     token (whatever ``prediction_shift`` says of masks), and a prompt needs no block grid."""
     prediction_shift: int = 0
     """0: row i predicts token i. 1: row i predicts token i + 1, as autoregressive models do."""
+    is_mask_predicted: bool = False
+    """The softmax that was trained has the mask in it: it is never written all the same, but keeps its probability. As
+    all special tokens that are never written."""
     noise: NoiseRates = field(default_factory=NoiseRates)
     decoding: DecodingDefaults = field(default_factory=DecodingDefaults)
 
@@ -135,6 +140,11 @@ class DiffusionSpec:
             raise ConfigError(f"block_length must be at least 1, got {self.block_length}")
         if not self.layouts:
             raise ConfigError("a checkpoint must have been trained in at least one layout")
+
+    @property
+    def continues_in_place(self) -> bool:
+        """Whether a prompt is continued under full attention, by masks that stand behind it from the beginning."""
+        return Layout.BLOCK_CAUSAL not in self.layouts
 
     def to_dict(self) -> dict[str, object]:
         """A JSON-ready dictionary; ``from_dict`` is its inverse."""

@@ -8,7 +8,7 @@ from quicksilver.decoding.adjustments import Adjustments, token_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows, special_ids
+from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.engine.load import Load, block_length_under_load
@@ -49,9 +49,7 @@ class BlockSequence(WindowSequence):
         self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
         self._prompt = Canvas.of_prompt(task.prompt_ids)
         self._written: list[Canvas] = []
-        # Everything special but eos, unless the request forbids that too.
-        forbidden = (special_ids(spec) - {spec.special.eos}) | set(self.params.forbidden_ids)
-        self._rules = (TokenRule(frozenset(forbidden)),)
+        self._rules = (TokenRule(*self.run.unwritten_ids({spec.special.eos})),)
         self._open_block()
 
     def _require_on_grid(self, lengths: tuple[int, ...]) -> None:
@@ -116,7 +114,7 @@ class BlockSequence(WindowSequence):
         return None
 
     def open_columns(self) -> list[int]:
-        found = self._first_end()
+        found = self._first_end() if self.run.holds_ends else None
         end = self._stop if found is None else found + 1
         return [column for column in range(end) if self.state[column] in (State.MASK, State.DRAFT)]
 

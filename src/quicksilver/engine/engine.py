@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from quicksilver.decoding.events import Event, Result
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
@@ -16,6 +18,7 @@ from quicksilver.engine.attention import PageMemory
 from quicksilver.engine.blocks import BlockSequence
 from quicksilver.engine.causal import CausalSequence
 from quicksilver.engine.filling import FillingSequence
+from quicksilver.engine.full_attention import InPlaceBlockSequence
 from quicksilver.engine.load import Load
 from quicksilver.engine.pages import PagePool
 from quicksilver.engine.request import Continuation, Request, Usage
@@ -25,6 +28,7 @@ from quicksilver.engine.sequence import Failure, Outcome
 from quicksilver.engine.sequence import Sequence as RunningRequest
 from quicksilver.engine.speculation import SpeculativeSequence
 from quicksilver.errors import ConfigError, ContextLengthError, EngineError, InputError
+from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
 
 
@@ -108,7 +112,7 @@ class Engine:
         self.denoiser, self.spec, self.config = denoiser, spec, config
         self._max_length, self._vocab_size = denoiser.config.max_length, denoiser.config.vocab_size
         weight = denoiser.model.embed_tokens.weight
-        self._pool = PagePool(_num_pages(denoiser, config), config.page_size)
+        self._pool = PagePool(num_pages(denoiser.config, config, weight.dtype), config.page_size)
         self.memory = PageMemory(denoiser.config, self._pool, weight.dtype, weight.device)
         self._scheduler = Scheduler(
             SchedulerConfig(
@@ -181,6 +185,8 @@ class Engine:
             return SpeculativeSequence(self._next_id, request, request.task, self.spec)
         if self.spec.objective is Objective.AUTOREGRESSIVE:
             return CausalSequence(self._next_id, request, request.task, self.spec)
+        if self.spec.continues_in_place:
+            return InPlaceBlockSequence(self._next_id, request, request.task, self.spec)
         self._load.num_running = min(len(self._tickets) + 1, self.config.max_running)
         return BlockSequence(self._next_id, request, request.task, self.spec, self._load)
 
@@ -342,11 +348,10 @@ class Engine:
             raise EngineError(f"{known} requests are scheduled and {len(self._tickets)} known")
 
 
-def _num_pages(denoiser: Denoiser, config: EngineConfig) -> int:
+def num_pages(shape: DenoiserConfig, config: EngineConfig, dtype: torch.dtype) -> int:
+    """Pages that an engine takes for an architecture whose keys and values are of ``dtype``."""
     if config.num_pages is not None:
         return config.num_pages
-    shape = denoiser.config
-    element = denoiser.model.embed_tokens.weight.element_size()
-    per_page = 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * element * config.page_size
+    per_page = 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * dtype.itemsize * config.page_size
     wanted = config.max_running * -(-shape.max_length // config.page_size)
     return max(min(wanted, MAX_DEFAULT_BYTES // per_page), -(-shape.max_length // config.page_size))

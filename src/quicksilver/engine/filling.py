@@ -1,16 +1,11 @@
-"""Holes between given text, filled in place; ``decoding.inplace`` is the same outside a batch.
-
-The whole canvas is the window. Under full attention every row changes with every step, so either nothing is kept, or
-what ``decoding.kept_rows`` says, in pages of the request's own: never final, they are shared with nobody.
-"""
+"""Holes between given text, filled in place; ``decoding.inplace`` is the same outside a batch."""
 
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
 from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.draws import hole_position
@@ -23,29 +18,20 @@ from quicksilver.decoding.inplace import (
     open_holes,
     resizes,
 )
-from quicksilver.decoding.kept_rows import Cache, KeptRows
-from quicksilver.decoding.ledger import Places, commit_events
+from quicksilver.decoding.ledger import commit_events
 from quicksilver.decoding.lengths import length_changes
-from quicksilver.decoding.params import special_ids
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.decoding.stops import drop_behind_stops, drop_stops
 from quicksilver.decoding.warm_start import draft_events, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.engine.full_attention import CanvasSequence
 from quicksilver.engine.request import Filling, Request
-from quicksilver.engine.sequence import (
-    LengthChange,
-    Look,
-    Outcome,
-    Review,
-    TokenRule,
-    WindowSequence,
-    WindowStep,
-)
+from quicksilver.engine.sequence import LengthChange, Look, Outcome, Review, TokenRule, WindowStep
 from quicksilver.errors import EngineError
 
 
-class FillingSequence(WindowSequence):
-    """No context; the canvas is the window."""
+class FillingSequence(CanvasSequence):
+    """All holes are written together."""
 
     def __init__(self, job_id: int, request: Request, task: Filling, spec: DiffusionSpec) -> None:
         """Lay out the canvas; raises InputError or ConfigError where task, options and checkpoint do not fit."""
@@ -54,45 +40,16 @@ class FillingSequence(WindowSequence):
         self._lengths = tuple(initial_length(self.run, number, hole) for number, hole in enumerate(task.holes))
         self._settled = self._lengths
         """As they are after the coming step, if it is one that writes."""
-        self._kept = KeptRows(self.params.cache, self.params.refresh_every, spec.prediction_shift)
-        self._columns: Tensor | None = None
-        """See ``window_columns``; None: not yet known."""
         self._set_canvas(initial_canvas(spec, task.template, self._lengths))
         self.num_prompt = self.state.count(State.PROMPT)
         self.block = BlockProgress(max_steps=self.run.policy.max_steps(sum(entry.cap for entry in self._lengths)))
         self.is_reviewing = State.DRAFT in self.state
         """Whether the coming look judges a draft instead of taking a step."""
         self._is_weak = False
-        self._forbidden = frozenset(special_ids(spec) | set(self.params.forbidden_ids))
+        self._forbidden, self._withheld = self.run.unwritten_ids()
 
-    @property
-    def salt(self) -> bytes | None:
-        return None
-
-    @property
-    def keeps_rows(self) -> bool:
-        return self.params.cache is not Cache.EXACT
-
-    @property
-    def num_window(self) -> int:
-        columns = self.window_columns
-        return len(self.state) if columns is None else len(columns)
-
-    @property
-    def num_slots(self) -> int:
-        return len(self.state) if self.keeps_rows else 0
-
-    @property
-    def is_pinned(self) -> bool:
-        return self._kept.is_needed
-
-    @property
-    def window_columns(self) -> Tensor | None:
-        if not self.keeps_rows:
-            return None
-        if self._columns is None:
-            self._columns = self._kept.columns(self.canvas.token_ids, open_holes(self.canvas))
-        return self._columns
+    def is_written(self) -> Bool[Tensor, " L"]:
+        return open_holes(self.canvas)
 
     @property
     def most_positions(self) -> int:
@@ -108,18 +65,13 @@ class FillingSequence(WindowSequence):
         """Whether some hole still can."""
         return any(entry.changes_left for entry in self._lengths)
 
-    def given_ids(self) -> list[int]:
-        return self.canvas.token_ids.tolist()
-
     def opening(self) -> list[Event]:
         events: list[Event] = [Resize(hole=hole, start=0, added=h.length) for hole, h in enumerate(self._lengths)]
         events += draft_events(self.canvas)
         return events + self._end_if_filled()
 
     def _set_canvas(self, canvas: Canvas) -> None:
-        self.canvas, self.state = canvas, canvas.state.tolist()
-        self.places = Places.of(canvas)
-        self.positions = hole_position(canvas.hole.clamp(min=0), canvas.offset)
+        self._lay_out(canvas, hole_position(canvas.hole.clamp(min=0), canvas.offset))
 
     def open_columns(self) -> list[int]:
         return [column for column, state in enumerate(self.state) if state in (State.MASK, State.DRAFT)]
@@ -127,17 +79,10 @@ class FillingSequence(WindowSequence):
     def look(self) -> Look:
         columns = self.open_columns()
         look = self._look(columns, tuple(self._rule(column) for column in columns))
-        if self.window_columns is not None:
-            look = replace(look, offsets=self._offsets(columns, self.window_columns))
         if not (self.may_change_length or self.is_reviewing):
             return look
         token_ids = self.canvas.token_ids.tolist()
         return replace(look, watched=tuple((*self._length_ids, token_ids[column]) for column in columns))
-
-    def _offsets(self, open_columns: list[int], computed: Tensor) -> tuple[int, ...]:
-        """Which of the computed rows predicts each open column."""
-        row_of = {column: row for row, column in enumerate(computed.tolist())}
-        return tuple(row_of.get(column - self.spec.prediction_shift, -1) for column in open_columns)
 
     def _rule(self, column: int) -> TokenRule:
         """A length token that may yet come true is only withheld."""
@@ -148,10 +93,7 @@ class FillingSequence(WindowSequence):
                 withheld.add(self.spec.special.expand)
             if entry.may_delete and self.spec.special.delete is not None:
                 withheld.add(self.spec.special.delete)
-        return TokenRule(self._forbidden - withheld, frozenset(withheld))
-
-    def _adjustments(self, num_rows: int) -> Adjustments | None:
-        return canvas_adjustments(self.params, self.canvas, num_rows)
+        return TokenRule(self._forbidden - withheld, self._withheld | withheld)
 
     def settle(
         self, look: Look, watched: Float[Tensor, "N 3"], alternatives: Alternatives | None
@@ -206,12 +148,6 @@ class FillingSequence(WindowSequence):
             events.append(self.ledger.frame(self.canvas))
         return events + self._end_if_filled()
 
-    def _note_rows(self) -> None:
-        """A forward has seen the canvas as it stands."""
-        if self.window_columns is not None:
-            self.ledger.count_stale(self._kept.ran(self.canvas.token_ids, self.window_columns))
-            self._columns = None
-
     def _resize(self, outcome: LengthChange) -> list[Event]:
         change = outcome.change
         self.ledger.nfe += 1
@@ -219,7 +155,7 @@ class FillingSequence(WindowSequence):
         token_ids = [expand if by > 0 else delete for by in change.tolist()]
         self.ledger.record_resize(self.places, (change != 0).tolist(), token_ids, outcome.probability.tolist())
         events = resizes(self.canvas, change)
-        self._kept.drop()
+        self._drop_rows()
         self._set_canvas(self.canvas.take(torch.arange(len(self.canvas)).repeat_interleave(1 + change)))
         self._lengths = self._settled = outcome.lengths
         return events
@@ -236,7 +172,7 @@ class FillingSequence(WindowSequence):
         """What stands behind a stop goes."""
         shorter, events = drop_behind_stops(self.canvas, self.params.stop, len(self._lengths))
         if events:
-            self._kept.drop()
+            self._drop_rows()
             self._set_canvas(shorter)
             self._lengths = self._settled = tuple(replace(entry) for entry in self._lengths)
             note_lengths(shorter, self._lengths)

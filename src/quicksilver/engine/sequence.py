@@ -280,6 +280,8 @@ class WindowSequence(Sequence):
     def _look(self, columns: list[int], rules: tuple[TokenRule, ...]) -> Look:
         # Fresh noise at the masks if the policy denoises uniform noise: the same for the same step, however often.
         self.canvas = self.run.fill_noise(self.canvas, self.positions, self.block.step)
+        if self.block.step == 0:
+            self.block.num_masks = sum(self.state[column] == State.MASK for column in columns)
         positions = self.positions.tolist()
         return Look(
             open_columns=tuple(columns),

@@ -35,6 +35,7 @@ _POLICIES: dict[str, type] = {
         decoding.JointThreshold,
         decoding.Renoise,
         decoding.ReMDM,
+        decoding.Timesteps,
         decoding.SelfSpeculative,
     )
 }

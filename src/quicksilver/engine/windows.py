@@ -75,7 +75,11 @@ class RowStep:
     seed: int
     step: int
     """Denoising step within the block, from 0."""
+    num_masks: int
+    """As the block's first step began."""
     num_post_steps: int
+    holds_ends: bool
+    """See ``decoding.ends``."""
     nfe: int
     """Forwards of the request, this one included."""
     is_forced: bool
@@ -164,7 +168,9 @@ def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: S
         positions=state.positions,
         seed=numbers([row.seed for row in rows]),
         step=numbers([row.step for row in rows]),
+        num_masks=numbers([row.num_masks for row in rows]),
         num_post_steps=numbers([row.num_post_steps for row in rows]),
+        holds_ends=torch.tensor([row.holds_ends for row in rows], device=is_open.device),
     )
 
 

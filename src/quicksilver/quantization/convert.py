@@ -2,6 +2,8 @@
 
 import copy
 import logging
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +25,7 @@ def quantize(denoiser: Denoiser, scheme: Scheme, *, dtype: torch.dtype | None = 
     """A copy whose attention and feed-forward projections are quantized; the given denoiser stays as it was.
 
     Embeddings, norms and head, and all activations between the projections, are in ``dtype``. The copy is for inference
-    only and is not for saving: keep the checkpoint, and quantize what was loaded.
+    only; ``stored`` is how a quantized checkpoint is kept.
 
     Args:
         denoiser: on the device where it will run.
@@ -42,12 +44,23 @@ def quantize(denoiser: Denoiser, scheme: Scheme, *, dtype: torch.dtype | None = 
     for name, linear in projections(denoiser).items():
         require_widths(scheme, device, name, linear.in_features, linear.out_features)
     other = copy.deepcopy(denoiser).eval().requires_grad_(False).to(dtype)
-    if scheme is Scheme.INT8_DYNAMIC and device.type == "cpu":
-        for name, linear in projections(other).items():
-            other.set_submodule(name, PackedInt8Linear(linear))
-    else:
-        _quantize_by_torchao(other, scheme)
+    for name, linear in projections(other).items():
+        other.set_submodule(name, quantize_linear(linear, scheme))
     return other
+
+
+def quantize_linear(linear: nn.Linear, scheme: Scheme) -> nn.Module:
+    """One layer in fewer bits, on its own device; ``linear`` itself is changed where torchao does it.
+
+    Raises:
+        ConfigError: torchao is missing and needed.
+    """
+    if scheme is Scheme.INT8_DYNAMIC and linear.weight.device.type == "cpu":
+        return PackedInt8Linear(linear)
+    torchao, config = torchao_config(scheme)
+    holder = nn.Sequential(linear)
+    torchao.quantize_(holder, config)
+    return holder[0]
 
 
 def projections(denoiser: Denoiser) -> dict[str, nn.Linear]:
@@ -73,8 +86,14 @@ def _is_quantized(module: nn.Module) -> bool:
     return is_replaced or isinstance(module, PackedInt8Linear)
 
 
-def _quantize_by_torchao(denoiser: Denoiser, scheme: Scheme) -> None:
-    """In place. torchao's recommended inductor settings are process-wide, so they are left to who compiles."""
+def torchao_config(scheme: Scheme) -> tuple[ModuleType, Any]:
+    """Torchao's quantization package and what it calls the scheme.
+
+    Its recommended inductor settings are process-wide, so they are left to who compiles.
+
+    Raises:
+        ConfigError: torchao is not installed.
+    """
     before = logging.root.manager.disable
     # torchao's import logs a warning for each CUDA library that it cannot load.
     logging.disable(logging.WARNING)
@@ -96,5 +115,4 @@ def _quantize_by_torchao(denoiser: Denoiser, scheme: Scheme) -> None:
             config = torchao.Float8DynamicActivationFloat8WeightConfig(
                 granularity=torchao.PerRow(), set_inductor_config=False
             )
-    wanted = set(projections(denoiser))
-    torchao.quantize_(denoiser, config, filter_fn=lambda module, name: name in wanted)
+    return torchao, config

@@ -6,9 +6,10 @@ constant. docs/decisions/0006-quantization.md has the measurements.
 """
 
 import warnings
+from typing import Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 _WEIGHT_MAX = 63
@@ -29,10 +30,21 @@ class PackedInt8Linear(nn.Module):
         """Pack the weights of ``linear``, which keeps its own."""
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp_min(_TINY) / _WEIGHT_MAX
-        self._packed = pack_weight(weight, scale)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().clone(), requires_grad=False)
+        codes, scale = weight_codes(linear.weight)
+        self._pack(codes, scale, linear.bias)
+
+    @classmethod
+    def of_codes(cls, codes: Int[Tensor, "O I"], scale: Float[Tensor, " O"], bias: Float[Tensor, " O"] | None) -> Self:
+        """The layer that ``weight_codes`` gave these of."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer.out_features, layer.in_features = codes.shape
+        layer._pack(codes, scale, bias)
+        return layer
+
+    def _pack(self, codes: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self._packed = pack_weight(codes.float() * scale[:, None], scale)
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
 
     def forward(self, x: Float[Tensor, "*rows I"]) -> Float[Tensor, "*rows O"]:
         rows = x.float()
@@ -46,6 +58,13 @@ class PackedInt8Linear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def weight_codes(weight: Float[Tensor, "O I"]) -> tuple[Int[Tensor, "O I"], Float[Tensor, " O"]]:
+    """Weights as int8 in [-63, 63], and each output's scale in float32."""
+    weight = weight.detach().float()
+    scale = weight.abs().amax(dim=1).clamp_min(_TINY) / _WEIGHT_MAX
+    return (weight / scale[:, None]).round().to(torch.int8), scale
 
 
 def pack_weight(weight: Float[Tensor, "O I"], scale: Float[Tensor, " O"]) -> torch.ScriptObject:

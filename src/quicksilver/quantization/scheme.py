@@ -24,6 +24,16 @@ class Scheme(StrEnum):
     """e4m3 weights and activations. CUDA of compute capability 8.9 or later."""
 
 
+def parse_scheme(name: str | None) -> Scheme | None:
+    """A scheme by its name; None stays None. Raises ConfigError if there is none of that name."""
+    if name is None:
+        return None
+    try:
+        return Scheme(name)
+    except ValueError as error:
+        raise ConfigError(f"no quantization {name!r}; known: {', '.join(Scheme)}") from error
+
+
 INT4_GROUP = 32
 """Weights that share a scale: the finest group of torch's kernel."""
 

@@ -10,11 +10,11 @@ from quicksilver import __version__
 from quicksilver.cli import infill, main, remote, running
 from quicksilver.cli.options import POLICY_HELP
 from quicksilver.decoding import POLICY_NAMES, params
-from quicksilver.decoding.policies import SELF_SPECULATIVE
+from quicksilver.decoding.policy_names import SELF_SPECULATIVE
 from quicksilver.errors import TrainingError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "help"
-COMMANDS = ["infill", "generate", "serve", "demo", "replay", "tune", "train", "export", "keys", "keys create"]
+COMMANDS = ["infill", "generate", "serve", "demo", "replay", "tune", "train", "import", "export", "keys", "keys create"]
 
 
 def words(text: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quicksilver.decoding import (
+    Cache,
     Commit,
     ConfidenceThreshold,
     Decision,
@@ -28,7 +29,7 @@ from quicksilver.decoding import (
     psm_prompt,
 )
 from quicksilver.decoding.window import Decision as WindowDecision
-from quicksilver.diffusion.spec import Layout, Objective
+from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import ConfigError, InputError
 from tests.fakes import SPECIAL, CountingDenoiser, HashDenoiser, ScriptedDenoiser, UniformDenoiser, fake_spec
 
@@ -256,8 +257,8 @@ def test_what_the_checkpoint_cannot_do_is_an_error() -> None:
     params = SamplingParams()
     with pytest.raises(ConfigError, match="use generate_autoregressive"):
         generate(UniformDenoiser(VOCAB), fake_spec(Objective.AUTOREGRESSIVE), (10,), params)
-    with pytest.raises(ConfigError, match="not trained block by block"):
-        generate(UniformDenoiser(VOCAB), fake_spec(layouts=(Layout.IN_PLACE,)), (10,), params)
+    with pytest.raises(ConfigError, match="cache dual is for holes in place"):
+        generate(UniformDenoiser(VOCAB), fake_spec(), (10,), SamplingParams(cache=Cache.DUAL))
     with pytest.raises(ConfigError, match="needs Renoise, not ConfidenceThreshold"):
         generate(UniformDenoiser(VOCAB), fake_spec(Objective.UNIFORM), (10,), params)
     with pytest.raises(ConfigError, match="a policy that starts from masks, not Renoise"):

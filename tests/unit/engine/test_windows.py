@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.params import SamplingParams
-from quicksilver.decoding.policies import POLICY_NAMES, ConfidenceThreshold, Policy, make_policy
+from quicksilver.decoding.policies import ConfidenceThreshold, Policy
+from quicksilver.decoding.policy_names import POLICY_NAMES, make_policy
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.diffusion.spec import Objective
@@ -54,6 +55,7 @@ def reference(window, row: int, logits, policy: Policy, is_forced: bool):
     block = BlockProgress(
         max_steps=99,
         step=int(window.step[row]),
+        num_masks=int(window.num_masks[row]),
         num_post_steps=int(window.num_post_steps[row]),
         previous_argmax=window.previous_argmax_ids[row][None],
     )
@@ -65,7 +67,7 @@ def reference(window, row: int, logits, policy: Policy, is_forced: bool):
         window=slice(0, WIDTH),
         is_open=is_open,
         positions=window.positions[row],
-        is_forbidden=run.is_forbidden(VOCAB)[None],
+        is_forbidden=run.is_unwritten(VOCAB)[0][None],
         is_forced=is_forced,
     )
     after, _ = run.apply(canvas, step)
@@ -85,7 +87,9 @@ def test_each_row_is_decided_as_the_reference_decides_it(name, seed, num_rows, i
             policy=policy,
             seed=int(window.seed[row]),
             step=int(window.step[row]),
+            num_masks=int(window.num_masks[row]),
             num_post_steps=int(window.num_post_steps[row]),
+            holds_ends=True,
             nfe=7,
             is_forced=is_forced,
             end_ids=frozenset({SPECIAL.eos}),
@@ -147,7 +151,17 @@ def test_a_policy_without_progress_is_an_error():
         margin=nothing,
         entropy=nothing,
     )
-    row = RowStep(policy=Idle(), seed=0, step=3, num_post_steps=0, nfe=1, is_forced=False, end_ids=frozenset())
+    row = RowStep(
+        policy=Idle(),
+        seed=0,
+        step=3,
+        num_masks=WIDTH,
+        num_post_steps=0,
+        holds_ends=True,
+        nfe=1,
+        is_forced=False,
+        end_ids=frozenset(),
+    )
     with pytest.raises(ConfigError, match="Idle committed nothing at step 3"):
         take_step(state, state.state == State.MASK, candidates, [row], SPECIAL)
 

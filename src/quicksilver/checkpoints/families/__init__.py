@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from quicksilver.checkpoints.families.autoregressive import AUTOREGRESSIVE
+from quicksilver.checkpoints.families.dream import DREAM, OPEN_DCODER
+from quicksilver.checkpoints.families.llada import LLADA
 from quicksilver.checkpoints.family import Family
 from quicksilver.errors import CheckpointError
 
-FAMILIES: Final[tuple[Family, ...]] = (AUTOREGRESSIVE,)
+FAMILIES: Final[tuple[Family, ...]] = (LLADA, DREAM, OPEN_DCODER, AUTOREGRESSIVE)
 
 
 def find_family(values: Mapping[str, object]) -> Family:

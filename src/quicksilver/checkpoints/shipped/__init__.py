@@ -1,0 +1,1 @@
+"""Code that travels inside exported folders and runs without this package."""

@@ -1,0 +1,32 @@
+"""Tiny folders in a published layout, with the weights that golden files were made with."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from quicksilver.checkpoints.family import Whole
+from quicksilver.checkpoints.loading import open_folder
+from quicksilver.models.denoiser import Denoiser
+from tests.seeded_weights import seeded_array
+
+GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
+
+
+def write_folder(family: str, folder: Path) -> None:
+    """``config.json`` of a golden folder and the weights, under their published names."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(GOLDEN / family / "config.json", folder)
+    opened, weights = open_folder(folder), {}
+    for name, tensor in Denoiser(opened.config).state_dict().items():
+        source = opened.source(name)
+        assert isinstance(source, Whole)
+        weights[source.name] = torch.from_numpy(seeded_array(source.name, tensor.shape))
+    save_file(weights, folder / "model.safetensors")
+
+
+def expected(family: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / family / "expected.npz") as arrays:
+        return dict(arrays)
