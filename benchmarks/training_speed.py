@@ -149,7 +149,7 @@ class Timing:
 def needed_flops(config: DenoiserConfig, batches: Sequence[MicroBatch]) -> float:
     """Matrix products of the objective: every position in the body, targets alone in the head; attention left out."""
     head = config.vocab_size * config.model_width
-    return sum(6.0 * (config.num_body_parameters * b.num_tokens + head * len(b.target_rows)) for b in batches)
+    return sum(6.0 * (config.num_active_parameters * b.num_tokens + head * len(b.target_rows)) for b in batches)
 
 
 def check_equal(contenders: Sequence[Contender], batches: Sequence[MicroBatch]) -> list[dict[str, object]]:

@@ -18,8 +18,9 @@ from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
+from quicksilver.decoding.lengths import LengthRule
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
-from quicksilver.decoding.policies import decide
+from quicksilver.decoding.policies import JointThreshold, decide
 from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
 from quicksilver.decoding.selection import Candidates, select
 from quicksilver.decoding.window import Decision, Window
@@ -64,10 +65,16 @@ class Run:
         self.policy = resolve_policy(spec, params)
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
+        self.lengths_compete = LengthRule(spec.decoding.lengths) is LengthRule.COMPETING
         self.holds_ends = (params.ends or Ends(spec.decoding.ends)) is Ends.HELD
         self.ledger = Ledger()
         self.is_cut = False
         """Whether ``max_nfe`` made a step commit more than the policy would have."""
+
+    @property
+    def ends_circles(self) -> bool:
+        """Whether a revised block ends where it stands as it stood before."""
+        return not (isinstance(self.policy, JointThreshold) and self.policy.max_edits is None)
 
     @property
     def is_spent(self) -> bool:
@@ -259,7 +266,7 @@ class ReferenceRun(Run):
         """Whether the block needs no further step: no open mask, and a revising policy is content or in a circle."""
         if not self.policy.revises:
             return not bool((canvas.is_masked & is_open).any())
-        is_circle = block.has_seen(canvas) and bool(step.edit.any())
+        is_circle = self.ends_circles and block.has_seen(canvas) and bool(step.edit.any())
         return not bool((canvas.is_masked & is_open).any()) and (step.is_settled or is_circle)
 
 

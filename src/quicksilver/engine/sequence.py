@@ -6,7 +6,7 @@ after a forward has succeeded, so a forward that failed or was preempted can be 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -69,6 +69,15 @@ class WindowStep:
     had_masks: bool
     is_complete: bool
     """The policy itself committed every mask and was settled."""
+
+
+def without_commits(step: WindowStep, before: Canvas, where: Tensor) -> WindowStep:
+    """The step with the masks that stood at some of the columns it has committed."""
+    kept = torch.where(where, len(before), 0) + torch.arange(len(before))
+    canvas = Canvas.join([step.canvas, before]).take(kept)
+    commit = [is_written and not is_left for is_written, is_left in zip(step.marks.commit, where.tolist(), strict=True)]
+    marks = replace(step.marks, commit=commit)
+    return replace(step, canvas=canvas, marks=marks, state=canvas.state.tolist(), is_complete=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +231,8 @@ class Sequence(ABC):
         if grid.length == 1:
             return None
         position = torch.arange(count)
+        if grid.restart is None:
+            return position // grid.length
         restart = -(-grid.restart // grid.length)
         behind = restart + (position - grid.restart) // grid.length
         return torch.where(position < grid.restart, position // grid.length, behind)
@@ -326,7 +337,7 @@ class WindowSequence(Sequence):
         has_masks = any(self.state[column] == State.MASK for column in self.open_columns())
         if not self.run.policy.revises:
             return not has_masks
-        is_circle = self.block.has_seen(self.canvas) and any(step.marks.edit)
+        is_circle = self.run.ends_circles and self.block.has_seen(self.canvas) and any(step.marks.edit)
         return not has_masks and (step.is_settled or is_circle)
 
     def _cut_reason(self) -> FinishReason:

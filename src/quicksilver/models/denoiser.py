@@ -23,7 +23,7 @@ class _Body(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.model_width)
-        self.layers = nn.ModuleList(DenoiserLayer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(DenoiserLayer(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
 
 
@@ -84,7 +84,7 @@ class Denoiser(nn.Module):
         for index, (name, parameter) in enumerate(self.named_parameters()):
             if parameter.ndim < 2:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
-            elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            elif name.removesuffix(".weight").endswith(("o_proj", "down_proj")):
                 parameter.zero_()
             else:
                 counters = torch.arange(parameter.numel())

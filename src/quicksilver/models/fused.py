@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.layers import DenoiserLayer, SelfAttention, rotary_angles
+from quicksilver.models.layers import DenoiserLayer, FeedForward, SelfAttention, rotary_angles
 
 
 class FusedDenoiser:
@@ -56,7 +57,7 @@ def can_fuse(denoiser: Denoiser) -> bool:
     """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training."""
     if denoiser.model.embed_tokens.weight.device.type != "cpu" or any(p.requires_grad for p in denoiser.parameters()):
         return False
-    if denoiser.config.rotary_fraction != 1:
+    if denoiser.config.rotary_fraction != 1 or denoiser.config.experts is not None:
         return False
     inner = [
         module for layer in denoiser.layers() for part in (layer.self_attn, layer.mlp) for module in part.children()
@@ -115,6 +116,8 @@ class _FusedLayer:
 
     def __init__(self, layer: DenoiserLayer, eps: float) -> None:
         attention, mlp = layer.self_attn, layer.mlp
+        if not isinstance(mlp, FeedForward):
+            raise ConfigError("a layer with experts cannot be fused; ask can_fuse first")
         projections = [attention.q_proj, attention.k_proj, attention.v_proj]
         self._qkv = _fuse(projections)
         biases: list[Tensor] = [each.bias for each in projections if each.bias is not None]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from quicksilver.models.attention import Attention
 from quicksilver.models.config import DenoiserConfig
+from quicksilver.models.experts import ExpertFeedForward
 
 Rotation = tuple[Float[Tensor, "B 1 T K"], Float[Tensor, "B 1 T K"]]
 
@@ -73,23 +74,32 @@ class SelfAttention(nn.Module):
 class FeedForward(nn.Module):
     """SwiGLU (Shazeer 2020, arXiv:2002.05202)."""
 
-    def __init__(self, config: DenoiserConfig) -> None:
+    def __init__(self, model_width: int, width: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.model_width, config.ffn_width, bias=False)
-        self.up_proj = nn.Linear(config.model_width, config.ffn_width, bias=False)
-        self.down_proj = nn.Linear(config.ffn_width, config.model_width, bias=False)
+        self.gate_proj = nn.Linear(model_width, width, bias=False)
+        self.up_proj = nn.Linear(model_width, width, bias=False)
+        self.down_proj = nn.Linear(width, model_width, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+def _feed_forward(config: DenoiserConfig, layer: int) -> FeedForward | ExpertFeedForward:
+    experts = config.experts
+    if experts is None or not config.has_experts(layer):
+        return FeedForward(config.model_width, config.ffn_width)
+    shared = FeedForward(config.model_width, experts.shared_width) if experts.shared_width else None
+    return ExpertFeedForward(config.model_width, experts, shared)
+
+
 class DenoiserLayer(nn.Module):
     """One pre-norm residual layer."""
 
-    def __init__(self, config: DenoiserConfig) -> None:
+    def __init__(self, config: DenoiserConfig, layer: int) -> None:
+        """Layers are counted from 0."""
         super().__init__()
         self.self_attn = SelfAttention(config)
-        self.mlp = FeedForward(config)
+        self.mlp = _feed_forward(config, layer)
         self.input_layernorm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
 
@@ -108,4 +118,5 @@ class DenoiserLayer(nn.Module):
     def compile_parts(self) -> None:
         """Compile what stands around the attention, whose shapes are few; the attention changes with every batch."""
         self.project = torch.compile(self.project, dynamic=False)
-        self.finish = torch.compile(self.finish, dynamic=False)
+        if isinstance(self.mlp, FeedForward):  # how many rows an expert gets changes at every step
+            self.finish = torch.compile(self.finish, dynamic=False)

@@ -73,6 +73,10 @@ def projections(denoiser: Denoiser) -> dict[str, nn.Linear]:
 
 
 def _require_plain(denoiser: Denoiser) -> None:
+    if denoiser.config.experts is not None:
+        raise ConfigError(
+            "a denoiser with experts cannot be quantized: their stacked matrices have no such kernel here"
+        )
     if any("project" in vars(layer) for layer in denoiser.layers()):
         # A compiled part is bound to the layer it came from, so a copy would go on with the old weights.
         raise ConfigError("this denoiser is compiled; quantize it before compile_parts")

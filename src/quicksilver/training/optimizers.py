@@ -1,7 +1,8 @@
 """Optimizers: Muon for the hidden matrices, AdamW for embeddings, head, gains and biases.
 
 Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises the momentum of each matrix. It
-does not suit embedding tables, whose rows are updated sparsely, nor vectors.
+does not suit embedding tables, whose rows are updated sparsely, nor vectors; stacks of experts, of which each row
+updates a few, are left to AdamW as well.
 """
 
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def build_optimizers(
         config: rates and regularisation.
         dtype: of Muon's products: bf16 where the hardware multiplies it fast.
     """
-    hidden, tables, vectors = [], [], []
+    hidden, tables, vectors, stacks = [], [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -52,9 +53,13 @@ def build_optimizers(
             vectors.append(parameter)
         elif "embed_tokens" in name or "lm_head" in name:
             tables.append(parameter)
+        elif parameter.ndim > 2:
+            stacks.append(parameter)
         else:
             hidden.append(parameter)
     groups = [{"params": tables + vectors, "weight_decay": 0.0}]
+    if stacks:
+        groups.append({"params": stacks, "weight_decay": config.adam_weight_decay})
     optimizers: list[torch.optim.Optimizer] = []
     if config.has_muon:
         optimizers.append(

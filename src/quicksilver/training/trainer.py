@@ -277,7 +277,7 @@ class Trainer:
         """Operations of the matrices that the objective needs; attention scores are left out, as is usual for MFU."""
         model = self.recipe.model
         head = model.vocab_size * model.model_width * len(batch.target_rows)
-        return float(_MODEL_FLOPS * (model.num_body_parameters * batch.num_tokens + head))
+        return float(_MODEL_FLOPS * (model.num_active_parameters * batch.num_tokens + head))
 
     def _seconds_left(self, last_seconds: float) -> float:
         # Smoothed, because the first step compiles and validations pause.

@@ -49,7 +49,7 @@ def test_query_and_key_norms_come_before_rotation():
 def test_a_layer_sees_positions_only_through_differences():
     """Shifting all positions by a constant leaves a layer's output as it was."""
     config = tiny_config()
-    layer = DenoiserLayer(config)
+    layer = DenoiserLayer(config, 0)
     x = torch.randn(1, 6, config.model_width, generator=torch.Generator().manual_seed(0))
     attention = DenseAttention(Topology.block_causal(torch.zeros(1, 6, dtype=torch.int64)))
     out = [layer(x, rotary_angles(start + torch.arange(6)[None], config, x.dtype), attention) for start in (0, 50)]
