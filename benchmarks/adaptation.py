@@ -53,8 +53,8 @@ class Variant(StrEnum):
     """Blocks of 16 from the first step on."""
     NO_NEXT_TOKEN = "no-next-token"
     """Without the next-token loss."""
-    EOS_ROW = "eos-row"
-    """The mask's row starts as that of the end of a text, not at the mean."""
+    MEAN_ROW = "mean-row"
+    """The mask's row starts at the mean of the embeddings, not as that of the end of a text."""
     ALIGNED = "aligned"
     """With hidden states held near the twin's."""
     LORA = "lora"
@@ -83,6 +83,7 @@ def build(variant: Variant, tokens: Path, steps: int, rate: float, seed: int) ->
         name=f"adaptation-{variant}",
         task=task,
         source=None if variant is Variant.SCRATCH else recipe.source,
+        mask_like=None if variant in (Variant.SCRATCH, Variant.MEAN_ROW) else recipe.mask_like,
         schedule=WarmupStableDecay(num_steps=steps, num_warmup_steps=steps // 20, num_decay_steps=3 * steps // 10),
         optimizer=replace(optimizer, muon_lr=rate * optimizer.muon_lr, adam_lr=rate * optimizer.adam_lr),
         checkpoint_steps=25,
@@ -104,9 +105,7 @@ def train(
     """Train one variant, or go on with it."""
     with reported_errors():
         trainer = Trainer(build(variant, tokens, steps, rate, seed), runs / variant.value)
-        if not trainer.resume() and variant is Variant.EOS_ROW:
-            table, special = trainer.denoiser.model.embed_tokens.weight.detach(), trainer.recipe.spec.special
-            table[special.mask] = table[special.eos]
+        trainer.resume()
         trainer.run()
 
 

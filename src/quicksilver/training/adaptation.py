@@ -54,10 +54,14 @@ def _mask_id(source: Path, num_rows: int) -> int:
 
 
 @torch.no_grad()
-def adopt_weights(denoiser: Denoiser, source: Path, mask_id: int) -> None:
-    """Copy the source's weights; the mask's rows, and rows that the source lacks, get the mean of its rows.
+def adopt_weights(denoiser: Denoiser, source: Path, mask_id: int, like: int | None = None) -> None:
+    """Copy the source's weights; the mask's rows, and rows that the source lacks, start as told.
 
-    A random row starts at a loss of about 29 nats, the mean near log V (Open-dLLM, issue 8).
+    Args:
+        denoiser: of the source's architecture, but for more rows.
+        source: checkpoint folder.
+        mask_id: the mask.
+        like: token whose rows the new ones start as; None: the mean of all rows.
 
     Raises:
         CheckpointError: ``source`` is no checkpoint folder.
@@ -69,13 +73,13 @@ def adopt_weights(denoiser: Denoiser, source: Path, mask_id: int) -> None:
     weights = given.state_dict()
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name in weights:
-            weights[name] = with_mask_row(weights[name], denoiser.config.vocab_size, mask_id)
+            weights[name] = with_mask_row(weights[name], denoiser.config.vocab_size, mask_id, like)
     denoiser.load_state_dict(weights)
 
 
-def with_mask_row(table: Tensor, num_rows: int, mask_id: int) -> Tensor:
-    """The table with ``num_rows`` rows, of which ``mask_id`` and those beyond the old ones are the mean of the old."""
-    mean = table.float().mean(0).to(table.dtype)
-    grown = torch.cat([table, mean.expand(num_rows - table.shape[0], -1)])
-    grown[mask_id] = mean
+def with_mask_row(table: Tensor, num_rows: int, mask_id: int, like: int | None = None) -> Tensor:
+    """The table with ``num_rows`` rows; ``mask_id`` and those beyond the old ones are row ``like`` or the mean."""
+    start = table.float().mean(0).to(table.dtype) if like is None else table[like]
+    grown = torch.cat([table, start.expand(num_rows - table.shape[0], -1)])
+    grown[mask_id] = start
     return grown

@@ -71,6 +71,8 @@ class Recipe:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     source: Path | None = None
     """Folder of the autoregressive model whose weights an adaptation starts from; None: random weights."""
+    mask_like: int | None = None
+    """Token whose row the mask's starts as in an adaptation; None: the mean of all rows."""
     lora: LoraConfig | None = None
     """Adapters that are trained instead of the source's weights; None: everything is trained."""
     ema_decay: float = 0.998
@@ -115,8 +117,8 @@ class Recipe:
             "name",
             "is_compiled",
         }
-        # Without source and adapters, the identity of recipes from before there were any.
-        free |= {name for name in ("source", "lora") if getattr(self, name) is None}
+        # Of a run from random weights, the identity of recipes from before there was adaptation.
+        free |= {name for name in ("source", "mask_like", "lora") if getattr(self, name) is None}
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in free}
         values = {
             name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value

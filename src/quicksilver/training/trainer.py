@@ -77,7 +77,7 @@ class Trainer:
         if recipe.source is None:
             denoiser.initialise(recipe.seed)
         else:
-            adopt_weights(denoiser, recipe.source, recipe.spec.special.mask)
+            adopt_weights(denoiser, recipe.source, recipe.spec.special.mask, recipe.mask_like)
             self._origin = {"model": str(recipe.source), "sha256": model_hash(recipe.source)}
         if recipe.lora is not None:
             add_adapters(denoiser, recipe.lora, recipe.spec.special.mask, recipe.seed)

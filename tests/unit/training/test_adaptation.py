@@ -136,6 +136,7 @@ def test_the_masks_row_is_the_mean_and_a_table_without_a_free_row_grows():
     assert torch.equal(same[1], mean)
     assert torch.equal(same[[0, 2, 3]], table[[0, 2, 3]])
     assert torch.equal(grown, torch.cat([table, mean.expand(2, 3)]))
+    assert torch.equal(with_mask_row(table, 5, 4, like=2), torch.cat([table, table[2:3]]))
 
 
 def test_all_else_starts_as_in_the_source(twin, corpus, tmp_path):
@@ -150,6 +151,13 @@ def test_all_else_starts_as_in_the_source(twin, corpus, tmp_path):
             assert torch.equal(value, source[name])
     with pytest.raises(TrainingError, match="no other weights"):
         trainer.start_from(twin)
+
+
+def test_the_masks_row_may_start_as_another_token_s(twin, corpus, tmp_path):
+    recipe = adaptation_recipe(twin, corpus)
+    table = Trainer(replace(recipe, mask_like=1), tmp_path).denoiser.model.embed_tokens.weight
+    assert torch.equal(table[recipe.spec.special.mask], table[1])
+    assert torch.equal(table[1], load_folder(twin)[0].model.embed_tokens.weight[1])
 
 
 def test_a_stopped_run_goes_on_bit_for_bit_and_the_result_generates(twin, corpus, tmp_path):
