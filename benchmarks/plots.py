@@ -44,6 +44,33 @@ def plot_policies(report: Path, out: Path) -> None:
     plt.close(figure)
 
 
+def plot_adaptation(report: Path, out: Path) -> None:
+    """Bits per byte over tokens, a panel per reading and a line per run; dashes: the twin's own."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    values = json.loads(report.read_text(encoding="utf-8"))
+    titles = {"bound": "bound, any order", "chain": "chain rule, left to right", "exact": "next token"}
+    figure, panels = plt.subplots(1, len(titles), figsize=(12, 4), layout="constrained", sharey=True)
+    for axes, (reading, title) in zip(panels, titles.items(), strict=True):
+        for variant in dict.fromkeys(row["variant"] for row in values["rows"]):
+            rows = [row for row in values["rows"] if row["variant"] == variant]
+            tokens = [row["tokens"] / 1e6 for row in rows]
+            bits = [row["readings"][reading]["bits_per_byte"]["value"] for row in rows]
+            axes.plot(tokens, bits, marker="o", markersize=4, linewidth=1, label=variant)
+        axes.axhline(values["twin"]["bits_per_byte"]["value"], linestyle="--", color="gray", label="twin, next token")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("million tokens")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("bits per byte")
+    panels[0].legend(fontsize=7)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    plt.close(figure)
+
+
 def plot_engine(report: Path, out: Path) -> None:
     """Throughput and latency over concurrent requests, milliseconds over rows, on logarithmic axes.
 

@@ -3,7 +3,9 @@
 python -m tests.training_runs OUT CORPUS STEPS [objective]
 """
 
+import json
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,11 +17,13 @@ from quicksilver.models.config import DenoiserConfig
 from quicksilver.tokenization.tokenizer import Tokenizer
 from quicksilver.tokenization.train import train_tokenizer
 from quicksilver.training import trainer as trainer_module
+from quicksilver.training.adaptation import adapted_architecture
 from quicksilver.training.code_task import CodeTaskConfig, special_ids
 from quicksilver.training.corpus.token_file import write_token_file
 from quicksilver.training.data.noising import NoiseConfig
 from quicksilver.training.lr_schedule import WarmupStableDecay
 from quicksilver.training.recipe import Precision, Recipe
+from quicksilver.training.tasks.adaptation import AdaptationTaskConfig, BlockStage
 from quicksilver.training.trainer import Trainer
 
 
@@ -103,6 +107,44 @@ def tiny_recipe(corpus: Path, objective: Objective = Objective.MASK, num_steps: 
         validation_steps=0,
         seed=seed,
     )
+
+
+_STAGES = (
+    BlockStage(block_length=1, start=0.0),
+    BlockStage(block_length=4, start=0.2),
+    BlockStage(block_length=8, start=0.5),
+)
+
+
+def adaptation_recipe(twin: Path, corpus: Path, num_steps: int = 10, next_token_weight: float = 0.3, **task) -> Recipe:
+    """Blocks of 1, 4 and 8 over 3 rows of 96 tokens, from an autoregressive checkpoint; ``task`` changes its task."""
+    config = AdaptationTaskConfig(
+        tokens=corpus,
+        row_length=96,
+        num_rows=3,
+        rows_per_forward=2,
+        stages=_STAGES,
+        noise=NoiseConfig(edit_start=1.0, next_token_weight=next_token_weight),
+        num_validation_rows=3,
+    )
+    config = replace(config, **task)
+    model, spec = adapted_architecture(twin, [stage.block_length for stage in config.stages])
+    return Recipe(
+        name="tiny-adapted",
+        model=model,
+        spec=spec,
+        task=config,
+        source=twin,
+        schedule=WarmupStableDecay(num_steps=num_steps, num_warmup_steps=1, num_decay_steps=num_steps // 2),
+        precision=Precision.FLOAT32,
+        checkpoint_steps=5,
+        validation_steps=0,
+    )
+
+
+def losses(path: Path) -> list[float]:
+    """Of every step of a run's log."""
+    return [json.loads(line)["loss"] for line in (path / "log.jsonl").read_text().splitlines()]
 
 
 def main(out: str, corpus: str, num_steps: str, objective: str = "mask") -> None:

@@ -5,13 +5,18 @@ keys and values in a list, and one that goes token by token as autoregressive mo
 handed out in float32.
 """
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 
+from quicksilver.api.network import FullRecompute, PairLogits
 from quicksilver.models.attention import DenseAttention, TiledAttention
 from quicksilver.models.layers import rotary_angles
 from quicksilver.models.topology import Topology
 from tests.tiny import hidden_of, logits_of, random_denoiser, random_tokens, tiny_config
+from tests.tiny_checkpoints import tiny_spec
 
 MASK = 2
 LENGTH = 20
@@ -105,6 +110,28 @@ def test_one_training_forward_equals_serving_block_by_block(server, has_causal_c
     noisy = noised(clean, blocks)
     expected = server(denoiser, noisy, clean, block_length, has_causal_context)
     found = trained(denoiser, noisy, clean, blocks, has_causal_context=has_causal_context)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("block_length", [1, 4, 6, LENGTH])
+@pytest.mark.parametrize("has_causal_context", [False, True])
+def test_shifted_predictions_are_those_of_serving_block_by_block(has_causal_context, block_length):
+    """The row before a token, with all earlier blocks committed: of a block's first token that row is committed too."""
+    denoiser = random_denoiser()
+    clean = random_tokens(2, LENGTH)
+    blocks = torch.arange(LENGTH).expand_as(clean) // block_length
+    noisy = noised(clean, blocks)
+    logits = FullRecompute(denoiser, prediction_shift=1)
+    expected = torch.zeros(2, LENGTH, denoiser.config.vocab_size)
+    for row, at in itertools.product(range(2), range(LENGTH)):
+        start = at // block_length * block_length
+        stop = min(start + block_length, LENGTH)
+        seen = torch.cat([clean[row, :start], noisy[row, start:stop]])
+        index = torch.arange(stop)
+        seen_blocks = index.clamp(max=start) if has_causal_context else index // block_length
+        expected[row, at] = logits(seen, seen_blocks)[at]
+    spec = replace(tiny_spec(), prediction_shift=1, has_causal_context=has_causal_context)
+    found = PairLogits(denoiser, spec)(noisy, clean, block_length)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 

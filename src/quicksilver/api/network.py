@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.diffusion.autoregressive import align_predictions
-from quicksilver.diffusion.block import block_grid, training_pair
+from quicksilver.diffusion.block import block_grid, prediction_rows, training_pair
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.models.attention import Attention, DenseAttention
 from quicksilver.models.denoiser import Denoiser
@@ -147,4 +147,8 @@ class PairLogits:
         )
         attention = DenseAttention(topology)
         hidden = self._denoiser(pair.token_ids, pair.positions, attention)
-        return align_predictions(self._denoiser.logits(hidden[:, :length]), self._spec.prediction_shift)
+        predicting = prediction_rows(blocks, self._spec.prediction_shift)
+        logits = self._denoiser.logits(hidden.gather(1, predicting[..., None].expand(-1, -1, hidden.shape[2])))
+        if self._spec.prediction_shift:
+            logits[:, 0] = 0.0  # nothing predicts token 0: uniform, as ``align_predictions`` has it
+        return logits

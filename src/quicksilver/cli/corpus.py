@@ -11,12 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from quicksilver.api.loading import find_model
 from quicksilver.cli.corpus_inspect import inspect
 from quicksilver.training.corpus.build import BuildConfig, CorpusMeta, build_corpus
 from quicksilver.training.corpus.lock import Profile, read_lock
+from quicksilver.training.corpus.texts import tokenize_texts
 
 app = typer.Typer(name="corpus", help="Build the training corpus from pinned Python wheels.", no_args_is_help=True)
 app.command()(inspect)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("[dim]{task.fields[detail]}"), console=console)
 
 
 class _Bars:
@@ -47,7 +54,6 @@ def build(
 ) -> None:
     """Download the pinned wheels, filter and split their sources, train the tokenizer, write token files."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     config = BuildConfig(
         profile=profile,
         out=out,
@@ -57,7 +63,7 @@ def build(
         vocab_size=vocab_size,
         jobs=jobs if jobs is not None else os.cpu_count() or 1,
     )
-    with Progress(*columns, TextColumn("[dim]{task.fields[detail]}"), console=console) as progress:
+    with _progress(console) as progress:
         meta = build_corpus(config, _Bars(progress))
     if meta.expected_corpus_id not in (None, meta.corpus_id):
         console.print(f"[yellow]warning:[/] corpus id {meta.corpus_id} is not the lock's {meta.expected_corpus_id}")
@@ -65,6 +71,20 @@ def build(
         typer.echo(json.dumps(asdict(meta), indent=2))
     else:
         Console().print(_table(meta))
+
+
+@app.command()
+def tokenize(
+    texts: Annotated[Path, typer.Argument(metavar="FOLDER", help="Text files, subfolders included.", exists=True)],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="Folder or bundled model whose tokenizer is used.")],
+    out: Annotated[Path, typer.Option(help="Folder of the token files, for `train --tokens`.")],
+    suffix: Annotated[str, typer.Option(help="Only files that end so, for example .py.")] = "",
+) -> None:
+    """Write token files of your own texts for any model, for example one to adapt."""
+    with _progress(Console(stderr=True)) as progress:
+        written = tokenize_texts(texts, find_model(model), out, suffix=suffix, progress=_Bars(progress))
+    for split, tokens in written.items():
+        typer.echo(f"{split}: {tokens.num_docs:,} documents, {tokens.num_tokens:,} tokens", err=True)
 
 
 @app.command("list")

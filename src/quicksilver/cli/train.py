@@ -19,9 +19,13 @@ EXAMPLES = """quicksilver train coder:coder_4m --tokens data/corpus
 quicksilver train coder:coder_4m --tokens data/corpus --objective ar
 quicksilver train coder:coder_4m --tokens data/corpus --resume
 quicksilver train coder:coder_4m --tokens data/corpus --init-from quicksilver-coder --out runs/longer
+quicksilver train adapt --from path/to/autoregressive-model --tokens data/tokens
 quicksilver train coder:coder_4m --tokens data/corpus --out runs/short \\
     --branch-from runs/quicksilver-coder/checkpoints/step-00001000.pt --steps 1300 --decay-steps 300"""
-_EXTRA_MODULES = ("accelerate", "tensorboard")
+_EXTRA_OF = {"accelerate": "train", "tensorboard": "train", "peft": "adapt"}
+"""The extra that brings a module."""
+_OPTION_OF = {"source": "from"}
+"""Options that are no Python names, by the recipe's parameter."""
 
 
 def command(
@@ -32,6 +36,12 @@ def command(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder. [default: runs/NAME]")] = None,
     tokens: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Corpus folder, for recipes that take one.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="Autoregressive folder or bundled model, for recipes that adapt one."
+        ),
     ] = None,
     objective: Annotated[
         str | None,
@@ -57,15 +67,13 @@ def command(
     ] = None,
 ) -> None:
     """Train a model by a recipe. Stopping it (Ctrl-C, SIGTERM) writes a checkpoint; --resume goes on bit for bit."""
-    starts = {"--resume": resume, "--branch-from": branch_from is not None, "--init-from": init_from is not None}
-    chosen = [name for name, is_given in starts.items() if is_given]
-    if len(chosen) > 1:
-        raise UsageError(f"{' and '.join(chosen)} contradict each other")
+    _require_one_start({"--resume": resume, "--branch-from": branch_from, "--init-from": init_from})
+    _require_one_start({"--from": source, "--init-from": init_from})
     if max_minutes is not None and max_minutes <= 0:
         raise UsageError(f"--max-minutes must be positive, got {max_minutes:g}")
     if branch_from is not None and not branch_from.is_file():
         raise UsageError(f"no checkpoint {branch_from}")
-    built = _schedule(_build(recipe, recipes, tokens, objective), steps, decay_steps)
+    built = _schedule(_build(recipe, recipes, tokens, objective, source), steps, decay_steps)
     built = built if seed is None else replace(built, seed=seed)
     folder = Path("runs") / built.name if out is None else out
     trainer = _trainer(built, folder)
@@ -78,6 +86,12 @@ def command(
     elif resume and not trainer.resume():
         typer.echo(f"no checkpoint in {folder}: starting at step 0", err=True)
     _run(trainer, max_minutes)
+
+
+def _require_one_start(given: dict[str, object]) -> None:
+    chosen = [name for name, value in given.items() if value]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} contradict each other")
 
 
 def _model_with_tokenizer_of(name: str, tokens: Path | None) -> Path:
@@ -97,7 +111,7 @@ def _model_with_tokenizer_of(name: str, tokens: Path | None) -> Path:
     return folder
 
 
-def _build(name: str, recipes: Path, tokens: Path | None, objective: str | None) -> "Recipe":
+def _build(name: str, recipes: Path, tokens: Path | None, objective: str | None, source: str | None) -> "Recipe":
     """Call the recipe's function with the options it takes.
 
     Raises:
@@ -110,13 +124,17 @@ def _build(name: str, recipes: Path, tokens: Path | None, objective: str | None)
         raise UsageError(f"no objective {objective!r}; known: {', '.join(Objective)}")
     function: Callable[..., Recipe] = load_recipe(name, recipes)
     taken = inspect.signature(function).parameters
-    given = {"tokens": tokens, "objective": None if objective is None else Objective(objective)}
+    given = {
+        "tokens": tokens,
+        "objective": None if objective is None else Objective(objective),
+        "source": None if source is None else _model_with_tokenizer_of(source, tokens),
+    }
     given = {key: value for key, value in given.items() if value is not None}
     for key in given.keys() - taken:
-        raise UsageError(f"recipe {name} takes no --{key}")
+        raise UsageError(f"recipe {name} takes no --{_OPTION_OF.get(key, key)}")
     for key, parameter in taken.items():
         if parameter.default is inspect.Parameter.empty and key not in given:
-            raise UsageError(f"recipe {name} needs --{key.replace('_', '-')}")
+            raise UsageError(f"recipe {name} needs --{_OPTION_OF.get(key, key.replace('_', '-'))}")
     return function(**given)
 
 
@@ -136,9 +154,10 @@ def _trainer(recipe: "Recipe", folder: Path) -> "Trainer":
 
         return Trainer(recipe, folder)
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA_MODULES:
+        extra = _EXTRA_OF.get(error.name or "")
+        if extra is None:
             raise
-        raise UsageError(f"training needs {error.name}: pip install 'quicksilver-lm[train]'") from error
+        raise UsageError(f"this training needs {error.name}: pip install 'quicksilver-lm[{extra}]'") from error
 
 
 def _run(trainer: "Trainer", max_minutes: float | None) -> None:

@@ -53,3 +53,21 @@ def sum_blocks(
     slot = torch.where(block_index >= 0, block_index, num_slots).long()
     sums = position_nats.new_zeros(position_nats.shape[0], num_slots + 1)
     return sums.scatter_add(1, slot, position_nats)[:, :num_slots]
+
+
+def prediction_rows(block_index: Int[Tensor, "B L"], prediction_shift: int) -> Int[Tensor, "B L"]:
+    """Row of the training pair, in [0, 2 L), that predicts each token of the noisy half.
+
+    With shift 1 that is the row before. Where a block begins it is a committed row, so one of the clean half: what is
+    masked in an earlier block is known by then. Blocks of one token are predicted by the clean half alone, as an
+    autoregressive model predicts them. Token 0 has no prediction; its row means nothing.
+
+    Args:
+        block_index: number of every token's block within its row; blocks of two documents differ.
+        prediction_shift: see ``DiffusionSpec``.
+    """
+    own = torch.arange(block_index.shape[1], device=block_index.device).expand_as(block_index)
+    if prediction_shift == 0:
+        return own
+    is_inside = torch.nn.functional.pad(block_index[:, 1:] == block_index[:, :-1], (1, 0), value=True)
+    return torch.where(is_inside, own - 1, own - 1 + block_index.shape[1]).clamp(min=0)

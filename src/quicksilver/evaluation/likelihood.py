@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from quicksilver.diffusion.block import block_grid, training_pair
+from quicksilver.diffusion.block import block_grid, prediction_rows, training_pair
 from quicksilver.diffusion.counter_rng import counter_uniform
 from quicksilver.diffusion.estimator import (
     Weighting,
@@ -223,13 +223,10 @@ def _check(spec: DiffusionSpec, reading: Reading) -> None:
     if reading not in known:
         names = ", ".join(known)
         raise ConfigError(f"a checkpoint of objective {spec.objective} has the readings {names}, not {reading}")
-    is_ar = spec.objective is Objective.AUTOREGRESSIVE
     if Layout.BLOCK_CAUSAL not in spec.layouts:
         raise ConfigError("this checkpoint was not trained block by block, so it has no left-to-right likelihood")
-    if spec.prediction_shift != int(is_ar):
-        raise ConfigError(
-            f"prediction_shift {spec.prediction_shift} with objective {spec.objective} is not supported here"
-        )
+    if spec.objective is Objective.AUTOREGRESSIVE and spec.prediction_shift != 1:
+        raise ConfigError(f"prediction_shift {spec.prediction_shift} with objective ar is not supported here")
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,14 +278,16 @@ class _PairForward:
         self._attention = plan_attention(
             Topology.training_pair(batch.blocks, documents, has_causal_context=spec.has_causal_context)
         )
+        self._predicting = prediction_rows(batch.blocks, spec.prediction_shift)
 
     def nats(self, is_masked: Bool[Tensor, "B L"], is_read: Bool[Tensor, "B L"]) -> Float[Tensor, "B L"]:
         """float64 cross-entropy at ``is_read``, which lies within ``is_masked``; zero elsewhere."""
         clean = self._batch.token_ids
         noisy = torch.where(is_masked, self._mask_id, clean)
         pair = training_pair(noisy, clean, self._batch.positions, self._batch.blocks)
-        hidden = self._denoiser(pair.token_ids, pair.positions, self._attention)[:, : clean.shape[1]]
-        return _read(self._denoiser, hidden, clean, is_read, self._mask_id)
+        hidden = self._denoiser(pair.token_ids, pair.positions, self._attention)
+        rows = hidden.gather(1, self._predicting[..., None].expand(-1, -1, hidden.shape[2]))
+        return _read(self._denoiser, rows, clean, is_read, self._mask_id)
 
 
 def _read(denoiser: Denoiser, hidden: Tensor, labels: Tensor, is_read: Tensor, mask_id: int | None) -> Tensor:

@@ -90,6 +90,8 @@ class CodeTask:
         self._is_ar = spec.objective is Objective.AUTOREGRESSIVE
         if not self._is_ar and spec.objective is not Objective.MASK:
             raise ConfigError(f"the code task trains the objectives mask and ar, not {spec.objective}")
+        if not self._is_ar and spec.prediction_shift:
+            raise ConfigError("the code task's in-place rows need prediction_shift 0")
         if config.noise.next_token_weight and not (self._is_ar or spec.has_causal_context):
             raise ConfigError(
                 "a next-token loss needs a spec with has_causal_context, or the clean half sees its labels"
@@ -98,7 +100,7 @@ class CodeTask:
         self._tokenizer = Tokenizer.load(self._tokenizer_path)
         train, held_out = (TokenFile.open(config.tokens, split) for split in ("train", "validation"))
         self._windows, self._held_out = self._windows_of(train), self._windows_of(held_out)
-        self._bytes_per_token, self._held_out_bytes_per_token = _bytes_per_token(train), _bytes_per_token(held_out)
+        self._bytes_per_token, self._held_out_bytes_per_token = train.bytes_per_token, held_out.bytes_per_token
         token_counts = torch.from_numpy(np.bincount(train.tokens, minlength=self._tokenizer.vocab_size)).double()
         token_counts[:_NUM_SENTINELS] = 0
         self._editor = Editor(config.noise, token_counts, _NUM_SENTINELS)
@@ -205,10 +207,6 @@ class CodeTask:
     def export_extras(self, folder: Path) -> None:
         """Copy the tokenizer into the checkpoint folder."""
         shutil.copyfile(self._tokenizer_path, folder / TOKENIZER_FILE)
-
-
-def _bytes_per_token(tokens: TokenFile) -> float:
-    return float(tokens.doc_bytes.sum()) / tokens.num_tokens
 
 
 class _Row:

@@ -47,6 +47,8 @@ def build_optimizers(
     """
     hidden, tables, vectors, stacks = [], [], [], []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         if parameter.ndim < 2:
             vectors.append(parameter)
         elif "embed_tokens" in name or "lm_head" in name:

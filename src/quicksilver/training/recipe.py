@@ -3,17 +3,20 @@
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
+
+from torch import Tensor
 
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import ConfigError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.training.batch import LossSums, MicroBatch
+from quicksilver.training.lora import LoraConfig, merged_weights
 from quicksilver.training.lr_schedule import WarmupStableDecay
 from quicksilver.training.optimizers import OptimizerConfig
 
@@ -66,6 +69,12 @@ class Recipe:
     task: TaskConfig
     schedule: WarmupStableDecay
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    source: Path | None = None
+    """Folder of the autoregressive model whose weights an adaptation starts from; None: random weights."""
+    mask_like: int | None = None
+    """Token whose row the mask's starts as in an adaptation; None: the mean of all rows."""
+    lora: LoraConfig | None = None
+    """Adapters that are trained instead of the source's weights; None: everything is trained."""
     ema_decay: float = 0.998
     precision: Precision = Precision.AUTO
     is_compiled: bool = False
@@ -80,12 +89,22 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.checkpoint_minutes <= 0 or self.checkpoint_steps < 1 or self.num_kept_checkpoints < 1:
             raise ConfigError("checkpoints need positive minutes and steps, and at least one must be kept")
+        if self.lora is not None and (self.source is None or self.optimizer.has_muon):
+            raise ConfigError("adapters need a source whose weights they stand beside, and has_muon=False")
         if self.validation_steps < 0:
             raise ConfigError(f"validation_steps must not be negative, got {self.validation_steps}")
 
     def to_json(self) -> str:
         """The resolved recipe, for the run's folder."""
         return json.dumps(dataclasses.asdict(self), indent=2, default=str) + "\n"
+
+    def denoiser_of(self, weights: Mapping[str, Tensor]) -> Denoiser:
+        """A plain denoiser with the weights of one that this recipe trains, adapters merged."""
+        if self.lora is not None:
+            weights = merged_weights(self.model, self.lora, self.spec.special.mask, weights)
+        denoiser = Denoiser(self.model)
+        denoiser.load_state_dict(dict(weights))
+        return denoiser.eval().requires_grad_(False)
 
     def identity(self) -> str:
         """What must agree for a checkpoint to continue this recipe: all but the schedule and the housekeeping."""
@@ -98,6 +117,8 @@ class Recipe:
             "name",
             "is_compiled",
         }
+        # Of a run from random weights, the identity of recipes from before there was adaptation.
+        free |= {name for name in ("source", "mask_like", "lora") if getattr(self, name) is None}
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in free}
         values = {
             name: dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value

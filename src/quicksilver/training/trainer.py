@@ -23,9 +23,11 @@ from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.errors import TrainingError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.training.adaptation import adopt_weights
 from quicksilver.training.batch import LossSums, MicroBatch
 from quicksilver.training.ema import WeightAverage
 from quicksilver.training.hardware import matmul_peak, resolve_precision
+from quicksilver.training.lora import add_adapters
 from quicksilver.training.optimizers import build_optimizers
 from quicksilver.training.progress import Progress
 from quicksilver.training.recipe import Precision, Recipe, TrainingTask
@@ -71,7 +73,14 @@ class Trainer:
         self._accelerator = Accelerator(mixed_precision="bf16" if is_bf16 else "no", cpu=use_cpu)
         self._task = recipe.task.build(recipe.spec, recipe.schedule, recipe.seed)
         denoiser = Denoiser(recipe.model)
-        denoiser.initialise(recipe.seed)
+        self._origin: dict[str, str] | None = None
+        if recipe.source is None:
+            denoiser.initialise(recipe.seed)
+        else:
+            adopt_weights(denoiser, recipe.source, recipe.spec.special.mask, recipe.mask_like)
+            self._origin = {"model": str(recipe.source), "sha256": model_hash(recipe.source)}
+        if recipe.lora is not None:
+            add_adapters(denoiser, recipe.lora, recipe.spec.special.mask, recipe.seed)
         if recipe.is_compiled:
             denoiser.compile_parts()
         self._denoiser = denoiser.to(self._accelerator.device)
@@ -80,7 +89,6 @@ class Trainer:
         self._model = self._accelerator.prepare(_LossModule(self._denoiser, self._task))
         self._average = WeightAverage(self._denoiser, recipe.ema_decay)
         self._folder = RunFolder(path, recipe.num_kept_checkpoints)
-        self._origin: dict[str, str] | None = None
         self._next_step = 0
         self._tokens_seen = 0
         self._smooth_seconds: float | None = None
@@ -124,8 +132,10 @@ class Trainer:
 
         Raises:
             CheckpointError: the folder is no model folder.
-            TrainingError: its architecture is not the recipe's.
+            TrainingError: its architecture is not the recipe's, or the recipe starts from a model of its own.
         """
+        if self.recipe.lora is not None or self.recipe.source is not None:
+            raise TrainingError("the recipe says what it starts from; it takes no other weights")
         denoiser, _ = load_folder(folder)
         if denoiser.config != self.recipe.model:
             raise TrainingError(f"{folder} holds {denoiser.config}, but the recipe trains {self.recipe.model}")
@@ -297,8 +307,7 @@ class Trainer:
 
     def _export(self) -> Path:
         """Write the averaged weights as a checkpoint folder."""
-        denoiser = Denoiser(self.recipe.model)
-        denoiser.load_state_dict(self._average.weights)
+        denoiser = self.recipe.denoiser_of(self._denoiser.state_dict() | self._average.weights)
         folder = self._folder.path / "final"
         save_folder(folder, denoiser, self.recipe.spec)
         self._task.export_extras(folder)

@@ -8,7 +8,7 @@ import pytest
 from quicksilver.diffusion.spec import Objective
 
 RECIPES = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quicksilver.diffusion.spec import Objective
@@ -29,6 +29,10 @@ class Task:
 def small(tokens: Path, objective: Objective = Objective.MASK) -> Recipe:
     schedule = WarmupStableDecay(num_steps=100, num_warmup_steps=1, num_decay_steps=20)
     return Recipe(name="small", model=TINY, spec=tiny_spec(objective), task=Task(tokens), schedule=schedule)
+
+
+def adapted(source: Path, tokens: Path) -> Recipe:
+    return replace(small(tokens), source=source)
 
 
 def fixed() -> Recipe:
@@ -114,6 +118,16 @@ def test_a_model_s_weights_may_be_the_start(train, tmp_path):
     assert (outcome.status, "another tokenizer" in outcome.err) == (2, True)
 
 
+def test_a_recipe_may_adapt_a_model_whose_tokenizer_wrote_the_corpus(train, tmp_path):
+    for name, text in (("model", "one"), ("same", "one"), ("other", "two")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(text)
+    _, trainer = train("adapted", "--from", "model", "--tokens", "same")
+    assert (str(trainer.recipe.source), str(trainer.recipe.task.tokens)) == ("model", "same")
+    outcome, _ = train("adapted", "--from", "model", "--tokens", "other", "--out", "elsewhere")
+    assert (outcome.status, "another tokenizer" in outcome.err) == (2, True)
+
+
 def test_an_interrupted_run_says_how_to_go_on(train):
     outcome, _ = train("fixed", "--steps", "77")
     assert outcome.status == 130
@@ -129,6 +143,9 @@ def test_an_interrupted_run_says_how_to_go_on(train):
         (("small", "--tokens", "c", "--objective", "gan"), ("gan", "mask")),
         (("fixed", "--resume", "--branch-from", "x.pt"), ("--resume", "--branch-from")),
         (("fixed", "--resume", "--init-from", "x"), ("--resume", "--init-from")),
+        (("fixed", "--from", "x", "--init-from", "x"), ("--from", "--init-from")),
+        (("adapted", "--tokens", "c"), ("adapted", "--from")),
+        (("small", "--tokens", "c", "--from", "quicksilver-coder-ar"), ("small", "--from")),
         (("fixed", "--branch-from", "x.pt"), ("x.pt",)),
         (("fixed", "--steps", "10"), ("steps",)),
         (("fixed", "--max-minutes", "0"), ("--max-minutes",)),

@@ -26,6 +26,7 @@ from tests.tiny_checkpoints import tiny_spec
 
 MASK_SPEC = tiny_spec()
 CAUSAL_SPEC = dataclasses.replace(MASK_SPEC, has_causal_context=True)
+SHIFTED_SPEC = dataclasses.replace(CAUSAL_SPEC, prediction_shift=1)
 AR_SPEC = tiny_spec(Objective.AUTOREGRESSIVE)
 FILE, MASK = MASK_SPEC.special.file, MASK_SPEC.special.mask
 
@@ -79,7 +80,7 @@ def test_uniform_logits_give_log_v_per_byte(uniform: Denoiser, spec: DiffusionSp
 
 
 @pytest.mark.parametrize("block_length", [1, 3, 4, 64])
-@pytest.mark.parametrize("spec", [MASK_SPEC, CAUSAL_SPEC])
+@pytest.mark.parametrize("spec", [MASK_SPEC, CAUSAL_SPEC, SHIFTED_SPEC])
 def test_chain_rule_equals_the_plain_function(denoiser: Denoiser, spec: DiffusionSpec, block_length: int):
     windows = windows_of(11, 2, 7)
     nats = window_nats(
@@ -93,7 +94,7 @@ def test_chain_rule_equals_the_plain_function(denoiser: Denoiser, spec: Diffusio
         assert found == pytest.approx(float(plain.sum()), rel=1e-6)
 
 
-@pytest.mark.parametrize("spec", [AR_SPEC, CAUSAL_SPEC])
+@pytest.mark.parametrize("spec", [AR_SPEC, CAUSAL_SPEC, SHIFTED_SPEC])
 def test_exact_equals_the_plain_function(denoiser: Denoiser, spec: DiffusionSpec):
     windows = windows_of(11, 2, 7)
     nats = window_nats(denoiser, spec, windows, Reading.EXACT, LikelihoodConfig(batch_size=3))
@@ -103,7 +104,7 @@ def test_exact_equals_the_plain_function(denoiser: Denoiser, spec: DiffusionSpec
         assert found == pytest.approx(float(autoregressive_nats(logits[None], token_ids, is_target, 1).sum()), rel=1e-6)
 
 
-@pytest.mark.parametrize("spec", [MASK_SPEC, CAUSAL_SPEC])
+@pytest.mark.parametrize("spec", [MASK_SPEC, CAUSAL_SPEC, SHIFTED_SPEC])
 def test_bound_estimates_the_enumeration_of_all_orders(denoiser: Denoiser, spec: DiffusionSpec):
     windows = windows_of(7, 3)
     config = LikelihoodConfig(block_length=4, num_samples=60, batch_size=2)

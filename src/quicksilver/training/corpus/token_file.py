@@ -1,6 +1,7 @@
 """Packed tokens of one split on disk, memory-mapped.
 
-``{split}.bin``        uint16, little-endian: the tokens of all documents, back to back, without special tokens
+``{split}.bin``        uint16, little-endian: the tokens of all documents, back to back, without special tokens;
+                       uint32 where ids go beyond 65,535, which shows in the file's size
 ``{split}.docs.npy``   int64 [N + 1]: where each document starts, in tokens; the last entry is the number of tokens
 ``{split}.bytes.npy``  int64 [N]: UTF-8 bytes per document
 ``{split}.names.txt``  one ``package/path`` per document
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from jaxtyping import Int, Int64, UInt16
+from jaxtyping import Int, Int64, UInt
 
 from quicksilver.errors import CorpusError
 
 TOKEN_DTYPE = np.dtype("<u2")
+WIDE_TOKEN_DTYPE = np.dtype("<u4")
 MAX_VOCAB_SIZE = 2**16
+"""Of the narrow dtype."""
 
 
 class TokenFile:
@@ -24,7 +27,7 @@ class TokenFile:
 
     def __init__(
         self,
-        tokens: UInt16[np.ndarray, " T"],
+        tokens: UInt[np.ndarray, " T"],
         doc_offsets: Int64[np.ndarray, " N_plus_1"],
         doc_bytes: Int64[np.ndarray, " N"],
         doc_names: Sequence[str],
@@ -53,9 +56,9 @@ class TokenFile:
         except ValueError as error:
             raise CorpusError(f"the {split} tokens in {folder} are damaged: {error}; build the corpus again") from error
         _check(folder, split, offsets, doc_bytes, names, size)
-        num_tokens = size // TOKEN_DTYPE.itemsize
+        dtype = TOKEN_DTYPE if size == offsets[-1] * TOKEN_DTYPE.itemsize else WIDE_TOKEN_DTYPE
         # An empty file cannot be mapped.
-        tokens = np.memmap(folder / f"{split}.bin", TOKEN_DTYPE, "r") if num_tokens else np.zeros(0, TOKEN_DTYPE)
+        tokens = np.memmap(folder / f"{split}.bin", dtype, "r") if size else np.zeros(0, dtype)
         return cls(tokens, offsets, doc_bytes, names)
 
     @property
@@ -69,9 +72,14 @@ class TokenFile:
         return len(self._tokens)
 
     @property
-    def tokens(self) -> UInt16[np.ndarray, " T"]:
+    def tokens(self) -> UInt[np.ndarray, " T"]:
         """All tokens, mapped read-only."""
         return self._tokens
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Mean UTF-8 bytes of text per token."""
+        return float(self._doc_bytes.sum()) / self.num_tokens
 
     @property
     def doc_offsets(self) -> Int64[np.ndarray, " N_plus_1"]:
@@ -87,7 +95,7 @@ class TokenFile:
         """``package/path`` of a document."""
         return self._doc_names[index]
 
-    def document(self, index: int) -> UInt16[np.ndarray, " L"]:
+    def document(self, index: int) -> UInt[np.ndarray, " L"]:
         """Tokens of one document; decoding them gives its text back.
 
         Raises:
@@ -99,21 +107,25 @@ class TokenFile:
 
 
 def write_token_file(
-    folder: Path, split: str, documents: Iterable[tuple[str, int, Sequence[int] | Int[np.ndarray, " L"]]]
+    folder: Path,
+    split: str,
+    documents: Iterable[tuple[str, int, Sequence[int] | Int[np.ndarray, " L"]]],
+    dtype: np.dtype = TOKEN_DTYPE,
 ) -> TokenFile:
     """Write one split and open it.
 
     Args:
         folder: exists already; files of the same split are replaced.
         split: first part of the file names.
-        documents: name, UTF-8 bytes and tokens of each document; token ids below 65,536.
+        documents: name, UTF-8 bytes and tokens of each document.
+        dtype: ``TOKEN_DTYPE`` for ids below 65,536, else ``WIDE_TOKEN_DTYPE``.
     """
     names: list[str] = []
     sizes: list[int] = []
     offsets = [0]
     with (folder / f"{split}.bin").open("wb") as file:
         for name, num_bytes, tokens in documents:
-            file.write(np.asarray(tokens, TOKEN_DTYPE).tobytes())
+            file.write(np.asarray(tokens, dtype).tobytes())
             names.append(name)
             sizes.append(num_bytes)
             offsets.append(offsets[-1] + len(tokens))
@@ -133,7 +145,7 @@ def _check(
         problem = f"{len(offsets) - 1} offsets, {len(doc_bytes)} sizes and {len(names)} names"
     elif offsets[0] != 0 or (np.diff(offsets) < 0).any():
         problem = "document offsets do not rise from 0"
-    elif offsets[-1] * TOKEN_DTYPE.itemsize != size:
+    elif size not in (offsets[-1] * TOKEN_DTYPE.itemsize, offsets[-1] * WIDE_TOKEN_DTYPE.itemsize):
         problem = f"{split}.bin has {size} bytes, the offsets say {offsets[-1] * TOKEN_DTYPE.itemsize}"
     if problem is not None:
         raise CorpusError(f"the {split} tokens in {folder} are inconsistent: {problem}; build the corpus again")

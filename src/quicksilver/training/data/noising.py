@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.diffusion.block import prediction_rows
 from quicksilver.diffusion.counter_rng import counter_uniform
 from quicksilver.diffusion.edit import (
     EditedTokens,
@@ -140,7 +141,13 @@ def noise_training_pair(
 
     With an ``editor`` visible tokens of the noisy half are corrupted too; corrupted and kept samples are then trained
     beside the masks. Under a causal context the clean half may carry a next-token loss.
+
+    Raises:
+        ConfigError: with prediction shift 1 the model's own tokens are asked for, or the first token of a document is
+            a target.
     """
+    if spec.prediction_shift:
+        _check_shifted(rows, config)
     positions = torch.arange(rows.token_ids.shape[1])[None]
     sizes = target_counts(rows.slots, rows.is_target, draw.slot_uniforms.shape[1])
     counts = draw_counts(draw.slot_uniforms, sizes)
@@ -164,7 +171,7 @@ def noise_training_pair(
         token_ids=torch.cat([torch.where(is_masked, spec.special.mask, visible), rows.token_ids], dim=1),
         positions=torch.cat([rows.positions, rows.positions], dim=1),
         topology=Topology.training_pair(rows.blocks, rows.documents, has_causal_context=spec.has_causal_context),
-        target_rows=is_trained.flatten().nonzero()[:, 0],
+        target_rows=_predicting_rows(rows, spec.prediction_shift)[is_trained],
         labels=labels[is_trained],
         weights=weights[is_trained].float(),
         bound_weights=bound_weights[is_trained].float(),
@@ -173,6 +180,21 @@ def noise_training_pair(
         num_bound_targets=rows.num_targets if editor is None else 0,
         is_drafted=is_drafted,
     )
+
+
+def _predicting_rows(rows: PackedRows, prediction_shift: int) -> Int[Tensor, "R T"]:
+    """Index into the flattened [R * T] rows for every token to denoise and, behind them, every next-token loss."""
+    num_rows, length = rows.token_ids.shape
+    clean = length + torch.arange(length).expand(num_rows, -1)
+    in_row = torch.cat([prediction_rows(rows.slots, prediction_shift), clean], dim=1)
+    return in_row + 2 * length * torch.arange(num_rows)[:, None]
+
+
+def _check_shifted(rows: PackedRows, config: NoiseConfig) -> None:
+    if config.own_rate:
+        raise ConfigError("own_rate writes over masks from their own rows, so it needs prediction_shift 0")
+    if bool((rows.is_target & (rows.positions == 0)).any()):
+        raise ConfigError("with prediction_shift 1 nothing predicts a document's first token: it cannot be a target")
 
 
 class NextTokens(NamedTuple):

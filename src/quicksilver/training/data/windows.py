@@ -30,7 +30,8 @@ class Piece:
 class Windows:
     """Random access to the windows of a token file, epoch after epoch."""
 
-    def __init__(self, tokens: TokenFile, *, window_length: int, seed: int, newline_id: int) -> None:
+    def __init__(self, tokens: TokenFile, *, window_length: int, seed: int, newline_id: int | None) -> None:
+        """``newline_id`` None: pieces start anywhere, for a tokenizer whose line ends are part of other tokens."""
         if tokens.num_tokens < 2 * window_length:
             raise TrainingError(
                 f"the token file holds {tokens.num_tokens} tokens, fewer than two windows of {window_length}"
@@ -47,7 +48,7 @@ class Windows:
         return np.random.Generator(np.random.Philox(key=[self._seed, epoch])).permutation(self.num_windows)
 
     def pieces(self, row_id: int) -> list[Piece]:
-        """The pieces of files in window ``row_id`` (counted over all epochs); each starts at the start of a line."""
+        """The pieces of files in window ``row_id`` (counted over all epochs), each from the start of a line on."""
         epoch, index = divmod(row_id, self.num_windows)
         shift = int(np.random.Generator(np.random.Philox(key=[self._seed, ~epoch & 0xFFFFFFFF])).integers(self._length))
         start = int(self._permutation(epoch)[index]) * self._length + shift
@@ -66,5 +67,7 @@ class Windows:
         return found
 
     def _from_line_start(self, token_ids: np.ndarray) -> np.ndarray:
+        if self._newline_id is None:
+            return token_ids
         newlines = np.flatnonzero(token_ids == self._newline_id)
         return token_ids[newlines[0] + 1 :] if len(newlines) else token_ids[:0]
