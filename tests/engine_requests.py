@@ -6,7 +6,19 @@ from dataclasses import fields, replace
 
 from quicksilver import decoding
 from quicksilver.api.network import StaleRecompute
-from quicksilver.decoding import POLICY_NAMES, Cache, Draft, Edit, Event, Frame, Hole, SamplingParams, Text, make_policy
+from quicksilver.decoding import (
+    POLICY_NAMES,
+    Cache,
+    Draft,
+    Edit,
+    Event,
+    Frame,
+    Hole,
+    JointThreshold,
+    SamplingParams,
+    Text,
+    make_policy,
+)
 from quicksilver.decoding.ends import Ends
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.request import Continuation, Filling, Request
@@ -77,7 +89,10 @@ def _params(rng: random.Random, spec: DiffusionSpec) -> SamplingParams:
     if spec.objective is Objective.UNIFORM:
         return replace(params, policy=make_policy("renoise", steps=5))
     name = rng.choice([name for name in POLICY_NAMES if name != "renoise"])
-    return replace(params, policy=make_policy(name, steps=4) if name == "remdm" else make_policy(name))
+    policy = make_policy(name, steps=4) if name == "remdm" else make_policy(name)
+    if isinstance(policy, JointThreshold) and random.Random(params.seed).random() < 0.5:
+        policy = JointThreshold(edit_threshold=0.2, max_edits=None, max_post_steps=5)
+    return replace(params, policy=policy)
 
 
 def _with_cache(rng: random.Random, params: SamplingParams) -> SamplingParams:

@@ -30,7 +30,14 @@ SPECS = {
     "causal context": replace(
         fake_spec(), has_causal_context=True, decoding=replace(fake_spec().decoding, length_margin=0.4)
     ),
+    "absolute grid": replace(fake_spec(), has_absolute_grid=True),
     "shifted": replace(fake_spec(), prediction_shift=1),
+    "shifted, absolute grid, sub-blocks": replace(
+        fake_spec(),
+        has_absolute_grid=True,
+        prediction_shift=1,
+        decoding=replace(fake_spec().decoding, sub_block_length=3, has_first_alone=True),
+    ),
     "shifted, causal context": replace(fake_spec(), prediction_shift=1, has_causal_context=True),
     "in place": in_place(fake_spec()),
     "in place, shifted, free ends": in_place(

@@ -19,12 +19,16 @@ FULL = DiffusionSpec(
     trained_block_lengths=(4, 8, 32),
     has_causal_context=True,
     prediction_shift=1,
+    is_mask_predicted=True,
     noise=NoiseRates(uniform_fraction=0.2, edit_rate=0.1, has_length_noise=True),
     decoding=DecodingDefaults(policy="entropy_bound", threshold=0.5, temperature=0.7, hole_length=4),
 )
 
 
-@pytest.mark.parametrize("spec", [FULL, DiffusionSpec(objective=Objective.MASK, special=SPECIAL)])
+ABSOLUTE = dataclasses.replace(FULL, has_causal_context=False, has_absolute_grid=True)
+
+
+@pytest.mark.parametrize("spec", [FULL, ABSOLUTE, DiffusionSpec(objective=Objective.MASK, special=SPECIAL)])
 def test_round_trip_through_json(spec):
     found = DiffusionSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
     assert found == spec
@@ -37,7 +41,8 @@ def test_every_field_of_the_full_example_differs_from_its_default():
     """So that the round trip above would notice a field that is dropped."""
     for part in (FULL, FULL.special, FULL.noise):
         for field in dataclasses.fields(part):
-            assert getattr(part, field.name) != field.default, field.name
+            given = ABSOLUTE if field.name == "has_absolute_grid" else part
+            assert getattr(given, field.name) != field.default, field.name
 
 
 def test_defaults_may_be_left_out():
@@ -70,6 +75,9 @@ def test_a_missing_key_is_an_error(key):
         ({"layouts": []}, "at least one layout"),
         ({"prediction_shift": 2}, "prediction_shift must be 0 or 1, got 2"),
         ({"block_length": 0}, "block_length must be at least 1, got 0"),
+        ({"has_absolute_grid": True}, "a causal context has none"),
+        ({"decoding": {"has_first_alone": True}, "prediction_shift": 0}, "has_first_alone needs prediction_shift 1"),
+        ({"decoding": {"sub_block_length": 0}}, "sub_block_length must be at least 1, got 0"),
         ({"layouts": 3}, "not a diffusion spec"),
         ({"special": 3}, "special must be an object, got 3"),
         ({"special": {"pad": 0}}, "not a diffusion spec: .*eos"),

@@ -1,8 +1,9 @@
 """Block by block generation after a prompt, and prefix-suffix-middle infill by the same means.
 
-The block grid of the prompt starts at its first token, so its last block may be short; the grid of the response starts
-anew at the first response token. A later block sees all earlier ones. Where the checkpoint was trained with causal
-context, every committed token is a block of its own.
+The block grid of the prompt starts at its first token. The grid of the response starts anew at the first response
+token, so that the prompt's last block may be short; or it goes on, and the prompt's last tokens stand in the response's
+first block (``DiffusionSpec.has_absolute_grid``). A later block sees all earlier ones. Where the checkpoint was trained
+with causal context, every committed token is a block of its own.
 
 A checkpoint that knows full attention alone sees all of the response from the beginning: ``max_tokens`` masks stand
 behind the prompt, and its blocks say no more than what is written first (LLaDA, Nie et al. 2025, arXiv:2502.09992,
@@ -10,6 +11,7 @@ section 2.4; a single block: Dream, Ye et al. 2025, arXiv:2508.15487).
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from quicksilver.decoding.autoregressive import generate_autoregressive
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.grid import open_end, shared_with_prompt
 from quicksilver.decoding.ledger import commits
 from quicksilver.decoding.params import (
     DEFAULT_MAX_TOKENS,
@@ -96,18 +99,20 @@ def _generate(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
     canvas = Canvas.of_prompt(prompt_ids)
     block_ids = torch.arange(len(canvas)) // block_length
     reason, end = None, limit
+    shared = shared_with_prompt(run.spec, len(prompt_ids), block_length)
     while reason is None:
-        start = len(canvas)
-        stop = min(start + block_length, limit)
-        masks = Canvas.of_masks(block_length, mask_id=run.spec.special.mask, hole=0)
-        canvas = Canvas.join([canvas, masks])
-        block_ids = _append_block(run.spec, block_ids, block_length)
-        yield Resize(hole=0, start=start - len(prompt_ids), added=block_length)
-        look = partial(run.look, block_ids=block_ids)
+        start, added = len(canvas), block_length - shared
+        canvas = Canvas.join([canvas, Canvas.of_masks(added, mask_id=run.spec.special.mask, hole=0)])
+        block_ids = _append_block(run.spec, block_ids, added, is_begun=shared > 0)
+        yield Resize(hole=0, start=start - len(prompt_ids), added=added)
+        stop = min(start + added, limit)
         # Noise is denoised in whole blocks, also where they are cut afterwards.
         open_stop = len(canvas) if run.policy.starts_from_noise else stop
-        canvas = yield from _denoise_block(run, canvas, start, open_stop, look, window=slice(start, len(canvas)))
+        place = _Block(first=start - shared, start=start, stop=open_stop)
+        look, window = partial(run.look, block_ids=block_ids), slice(start, len(canvas))
+        canvas = yield from _denoise_block(run, canvas, place, look, window=window)
         reason, end = _ending(run, canvas, len(prompt_ids), start, stop, limit)
+        shared = 0
     yield from _finish(run, canvas, len(prompt_ids), reason, end)
 
 
@@ -121,9 +126,10 @@ def _generate_in_place(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator
     reason, end, stop = None, len(canvas), len(prompt_ids)
     while reason is None:
         start, stop = stop, min(stop + block_length, len(canvas))
+        place = _Block(first=start, start=start, stop=stop)
         run.drop_kept_rows()
         look = partial(run.look_in_place, is_written=within(len(canvas), start, stop))
-        canvas = yield from _denoise_block(run, canvas, start, stop, look, window=slice(0, len(canvas)))
+        canvas = yield from _denoise_block(run, canvas, place, look, window=slice(0, len(canvas)))
         reason, end = _ending(run, canvas, len(prompt_ids), start, stop, len(canvas))
     yield from _finish(run, canvas, len(prompt_ids), reason, end)
 
@@ -158,25 +164,44 @@ def _ending(
     return FinishReason.MAX_NFE if run.is_cut or (reason is None and run.is_spent) else reason, end
 
 
-def _append_block(spec: DiffusionSpec, block_ids: Int[Tensor, " P"], block_length: int) -> Int[Tensor, " L"]:
-    """Block numbers of the canvas with one more block; what is committed stays as it was trained to be seen."""
+def _append_block(
+    spec: DiffusionSpec, block_ids: Int[Tensor, " P"], added: int, *, is_begun: bool
+) -> Int[Tensor, " L"]:
+    """Block numbers of the canvas with one more block; what is committed stays as it was trained to be seen.
+
+    The new positions belong to the last block there is if that ``is_begun``.
+    """
     if spec.has_causal_context:
         block_ids = torch.arange(len(block_ids))
-    next_id = int(block_ids[-1]) + 1 if len(block_ids) else 0
-    return torch.cat([block_ids, torch.full((block_length,), next_id)])
+    next_id = int(block_ids[-1]) + (not is_begun) if len(block_ids) else 0
+    return torch.cat([block_ids, torch.full((added,), next_id)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Block:
+    """The block being denoised."""
+
+    first: int
+    """Its first position, which may be the prompt's."""
+    start: int
+    """Its first position of the response."""
+    stop: int
+    """Positions from here on are void."""
 
 
 def _denoise_block(
-    run: ReferenceRun, canvas: Canvas, start: int, stop: int, look: Look, window: slice
+    run: ReferenceRun, canvas: Canvas, place: _Block, look: Look, window: slice
 ) -> Generator[Event, None, Canvas]:
-    """Denoise the block [start, stop) of the window that the policy sees. Returns the canvas."""
+    """Denoise a block of the window that the policy sees. Returns the canvas."""
     positions = torch.arange(len(canvas))
-    block = BlockProgress(max_steps=run.policy.max_steps(stop - start))
+    block = BlockProgress(max_steps=run.policy.max_steps(place.stop - place.start))
     is_finished = False
     while not is_finished:
         canvas = run.fill_noise(canvas, positions, block.step)
         is_forced = run.is_last_chance(block)
-        is_open = _open_positions(run, canvas, start, stop)
+        is_open = _open_positions(run, canvas, place)
+        if not is_forced:
+            is_open &= _in_first_sub_block(run, canvas, is_open, place)
         logits = look(canvas, is_open=is_open, predicted=block.predicted)
         is_forbidden, is_withheld = run.is_unwritten(logits.shape[1], run.written_special)
         step = run.step(
@@ -192,7 +217,7 @@ def _denoise_block(
         )
         canvas, events = run.apply(canvas, step)
         yield from events
-        still_open = _open_positions(run, canvas, start, stop)
+        still_open = _open_positions(run, canvas, place)
         is_finished = run.is_finished(canvas, still_open, step, block) or is_forced
         if is_finished and run.policy.revises:
             yield from commits(canvas, canvas.is_draft & still_open)
@@ -208,7 +233,17 @@ def _first_end(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> int 
     return start + int(found[0, 0]) if found.shape[0] else None
 
 
-def _open_positions(run: ReferenceRun, canvas: Canvas, start: int, stop: int) -> Bool[Tensor, " L"]:
+def _open_positions(run: ReferenceRun, canvas: Canvas, place: _Block) -> Bool[Tensor, " L"]:
     """Masks and drafts of the block that are not void."""
-    found = _first_end(run, canvas, start, stop) if run.holds_ends else None
-    return (canvas.is_masked | canvas.is_draft) & within(len(canvas), start, stop if found is None else found + 1)
+    found = _first_end(run, canvas, place.start, place.stop) if run.holds_ends else None
+    end = place.stop if found is None else found + 1
+    return (canvas.is_masked | canvas.is_draft) & within(len(canvas), place.start, end)
+
+
+def _in_first_sub_block(
+    run: ReferenceRun, canvas: Canvas, is_open: Bool[Tensor, " L"], place: _Block
+) -> Bool[Tensor, " L"]:
+    """What is not behind the sub-block of the first open mask."""
+    masks = (is_open & canvas.is_masked).nonzero()[:, 0].tolist()
+    end = open_end(run.spec.decoding, masks[0] - place.first) if masks else None
+    return within(len(canvas), 0, len(canvas) if end is None else place.first + end)

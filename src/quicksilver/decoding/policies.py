@@ -274,14 +274,19 @@ class Timesteps(_Ordered):
         return counts[step] if step < len(counts) else 1
 
 
+_ANY_NUMBER = 2**31
+"""More edits than a position can have."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JointThreshold:
     """See ``revision.joint_threshold``. Needs a checkpoint trained to mend visible wrong tokens."""
 
     threshold: float = 0.7
     edit_threshold: float = 0.9
-    max_edits: int = 2
-    """Edits per position."""
+    max_edits: int | None = 2
+    """Edits per position; None: any number, as LLaDA2.1 has it. Then a block that goes in a circle does so until
+    ``max_post_steps`` are spent, where otherwise the first return to a known state ends it."""
     max_post_steps: int = 4
     """Forwards per block after its last mask is gone."""
     revises: ClassVar[bool] = True
@@ -290,7 +295,8 @@ class JointThreshold:
     def __post_init__(self) -> None:
         _at_least(self.threshold, 0.0, "threshold")
         _at_least(self.edit_threshold, 0.0, "edit_threshold")
-        _at_least(self.max_edits, 0, "max_edits")
+        if self.max_edits is not None:
+            _at_least(self.max_edits, 0, "max_edits")
         _at_least(self.max_post_steps, 1, "max_post_steps")
 
     @property
@@ -304,7 +310,7 @@ class JointThreshold:
             window,
             threshold=_floats((p.threshold for p in same), window),
             edit_threshold=_floats((p.edit_threshold for p in same), window),
-            max_edits=_ints((p.max_edits for p in same), window),
+            max_edits=_ints((_ANY_NUMBER if p.max_edits is None else p.max_edits for p in same), window),
             max_post_steps=_ints((p.max_post_steps for p in same), window),
         )
 

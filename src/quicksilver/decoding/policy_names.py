@@ -86,7 +86,8 @@ def make_policy(
     if defaults is not None and kind is ConfidenceThreshold:
         given = {"threshold": defaults.threshold} | given
     if defaults is not None and kind is JointThreshold:
-        given = {"threshold": defaults.threshold, "edit_threshold": defaults.edit_threshold} | given
+        names = ("threshold", "edit_threshold", "max_edits", "max_post_steps")
+        given = {name: getattr(defaults, name) for name in names} | given
     if name in _ORDERS:
         given["order"] = _ORDERS[name]
     return kind(**given)

@@ -19,7 +19,7 @@ from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
-from quicksilver.decoding.policies import decide
+from quicksilver.decoding.policies import JointThreshold, decide
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
 from quicksilver.decoding.revision import take_argmax
 from quicksilver.decoding.selection import Candidates, distribution, select
@@ -87,6 +87,13 @@ class Run:
     def measured_at(self, step: int) -> float:
         """Temperature of the distribution that entropy is measured of and self-conditioning sees."""
         return (self.temperature_at(step) or 1.0) if self.policy.starts_from_noise else 1.0
+
+    @property
+    def ends_circles(self) -> bool:
+        """Whether a revised block ends where it stands as it stood before; noise is new at every step."""
+        if self.policy.starts_from_noise:
+            return False
+        return not (isinstance(self.policy, JointThreshold) and self.policy.max_edits is None)
 
     @property
     def is_spent(self) -> bool:
@@ -309,8 +316,7 @@ class ReferenceRun(Run):
         """Whether the block needs no further step: no open mask, and a revising policy is content or in a circle."""
         if not self.policy.revises:
             return not bool((canvas.is_masked & is_open).any())
-        # Noise is new at every step, so a canvas seen before is no circle.
-        is_circle = not self.policy.starts_from_noise and block.has_seen(canvas) and bool(step.edit.any())
+        is_circle = self.ends_circles and block.has_seen(canvas) and bool(step.edit.any())
         return not bool((canvas.is_masked & is_open).any()) and (step.is_settled or is_circle)
 
 

@@ -88,7 +88,15 @@ class DecodingDefaults:
     policy: str = "confidence_threshold"
     threshold: float = 0.9
     edit_threshold: float = 0.9
+    max_edits: int | None = 2
+    """Of a position, see ``decoding.policies.JointThreshold``."""
+    max_post_steps: int = 4
+    """Forwards of a block after its last mask is gone, see there."""
     temperature: float = 0.0
+    sub_block_length: int | None = None
+    """Tokens of a block that are decided together, left to right, though all of the block is seen; None: all of it."""
+    has_first_alone: bool = False
+    """A block's first token, which the last final row predicts, comes before the others. For prediction shift 1."""
     hole_length: int = 8
     """Masks a hole of unknown length starts with, before expand and delete."""
     max_hole_length: int = 64
@@ -103,6 +111,8 @@ class DecodingDefaults:
     def __post_init__(self) -> None:
         if not 0.0 <= self.length_margin <= 1.0:
             raise ConfigError(f"length_margin must lie in [0, 1], got {self.length_margin}")
+        if self.sub_block_length is not None and self.sub_block_length < 1:
+            raise ConfigError(f"sub_block_length must be at least 1, got {self.sub_block_length}")
 
 
 def _read_nested(name: str, kind: type, values: object) -> object:
@@ -125,6 +135,9 @@ class DiffusionSpec:
     has_causal_context: bool = False
     """Committed tokens see only what is before them, even within their block. Their rows then also predict the next
     token (whatever ``prediction_shift`` says of masks), and a prompt needs no block grid."""
+    has_absolute_grid: bool = False
+    """Blocks lie on one grid from the prompt's first token on, so that the prompt's tail shares a block with the first
+    tokens of the response. Else the response's grid starts behind the prompt."""
     prediction_shift: int = 0
     """0: row i predicts token i. 1: row i predicts token i + 1, as autoregressive models do."""
     is_mask_predicted: bool = False
@@ -136,6 +149,14 @@ class DiffusionSpec:
     def __post_init__(self) -> None:
         if self.prediction_shift not in (0, 1):
             raise ConfigError(f"prediction_shift must be 0 or 1, got {self.prediction_shift}")
+        if self.has_absolute_grid and self.has_causal_context:
+            raise ConfigError("has_absolute_grid says where blocks of context lie, and a causal context has none")
+        if self.decoding.has_first_alone and not self.prediction_shift:
+            raise ConfigError("has_first_alone needs prediction_shift 1: else a block's first row predicts its token")
+        if self.continues_in_place and (self.decoding.sub_block_length or self.has_absolute_grid):
+            raise ConfigError(
+                "sub_block_length and has_absolute_grid are of blocks, which this checkpoint does not know"
+            )
         if self.block_length < 1:
             raise ConfigError(f"block_length must be at least 1, got {self.block_length}")
         if not self.layouts:

@@ -1,12 +1,14 @@
 """A prompt continued block by block; ``decoding.blockwise`` is the same without a cache."""
 
+from collections.abc import Sequence as Seq
 from itertools import accumulate
 
 import torch
 
 from quicksilver.decoding.adjustments import Adjustments, token_adjustments
-from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.canvas import NO_HOLE, Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.grid import open_end, shared_with_prompt
 from quicksilver.decoding.ledger import Places
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows
 from quicksilver.decoding.sampler import BlockProgress
@@ -19,7 +21,7 @@ from quicksilver.errors import ConfigError, EngineError
 
 
 class BlockSequence(WindowSequence):
-    """The final tokens are context, the open block is the window."""
+    """The final tokens are context, the open block is the window, the prompt's tokens in it too."""
 
     def __init__(
         self, job_id: int, request: Request, task: Continuation, spec: DiffusionSpec, load: Load | None = None
@@ -38,19 +40,20 @@ class BlockSequence(WindowSequence):
             raise ConfigError("this checkpoint was not trained block by block and cannot continue a prompt")
         require_no_stale_rows(request.params)
         super().__init__(job_id, request, spec)
-        self.context_ids = list(task.prompt_ids)
         self.num_prompt = len(task.prompt_ids)
         self.block_length = self.params.block_length or spec.block_length
         """Of the longest block; see ``_next_length``."""
+        shared = shared_with_prompt(spec, self.num_prompt, self.block_length)
+        self.context_ids = list(task.prompt_ids[: self.num_prompt - shared])
         self._load = load if request.may_follow_load and spec.has_causal_context else None
         if request.block_lengths:
             self._require_on_grid(request.block_lengths)
             self._load = Load(row_budget=self.block_length, num_running=1)
         self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
-        self._prompt = Canvas.of_prompt(task.prompt_ids)
+        self._prompt = Canvas.of_prompt(self.context_ids)
         self._written: list[Canvas] = []
         self._rules = (TokenRule(*self.run.unwritten_ids(self.run.written_special)),)
-        self._open_block()
+        self._open_block(task.prompt_ids[self.num_prompt - shared :])
 
     def _require_on_grid(self, lengths: tuple[int, ...]) -> None:
         """What load could have made of the blocks: only so does the response stay within its positions."""
@@ -65,12 +68,15 @@ class BlockSequence(WindowSequence):
 
     @property
     def grid(self) -> Grid:
-        return CAUSAL if self.spec.has_causal_context else Grid(self.block_length, self.num_prompt)
+        if self.spec.has_causal_context:
+            return CAUSAL
+        return Grid(self.block_length, None if self.spec.has_absolute_grid else self.num_prompt)
 
     @property
     def most_positions(self) -> int:
-        blocks = -(-(self._limit - self.num_prompt) // self.block_length)
-        return self.num_prompt + blocks * self.block_length
+        start = 0 if self.spec.has_absolute_grid else self.num_prompt
+        blocks = -(-(self._limit - start) // self.block_length)
+        return start + blocks * self.block_length
 
     def _next_length(self) -> int:
         """Length of the block that opens now."""
@@ -92,23 +98,32 @@ class BlockSequence(WindowSequence):
         lengths = tuple(len(canvas) for canvas in (*self._written, self.canvas))
         return lengths if set(lengths) != {self.block_length} else ()
 
-    def _open_block(self) -> None:
+    def _open_block(self, given: Seq[int] = ()) -> None:
+        """Open the next block, of which the prompt has ``given`` the first tokens."""
         start, length = len(self.context_ids), self._next_length()
-        self.canvas = Canvas.of_masks(length, mask_id=self.spec.special.mask, hole=0)
-        self.state = [int(State.MASK)] * length
+        self._start, count = len(given), length - len(given)
+        masks = Canvas.of_masks(count, mask_id=self.spec.special.mask, hole=0)
+        self.canvas = Canvas.join([Canvas.of_prompt(given), masks]) if given else masks
+        self.state = [int(State.PROMPT)] * self._start + [int(State.MASK)] * count
         self.positions = torch.arange(start, start + length)
-        offset = range(start - self.num_prompt, start - self.num_prompt + length)
-        self.places = Places([0] * length, offset, first=start)
+        offset = start + self._start - self.num_prompt
+        self.places = Places(
+            [NO_HOLE] * self._start + [0] * count, [0] * self._start + [*range(offset, offset + count)], first=start
+        )
         self._stop = min(length, self._limit - start)
-        self.block = BlockProgress(max_steps=self.run.policy.max_steps(self._stop))
-        self._token_ids: list[int] = [self.spec.special.mask] * length
+        self.block = BlockProgress(max_steps=self.run.policy.max_steps(self._stop - self._start))
+        self._token_ids: list[int] = [*given, *[self.spec.special.mask] * count]
+
+    def given_ids(self) -> list[int]:
+        return self._token_ids[: self._start]
 
     def opening(self) -> list[Event]:
-        return [Resize(hole=0, start=len(self.context_ids) - self.num_prompt, added=len(self.canvas))]
+        start = len(self.context_ids) + self._start - self.num_prompt
+        return [Resize(hole=0, start=start, added=len(self.canvas) - self._start)]
 
     def _first_end(self) -> int | None:
         """Column of the first written token that ends the response."""
-        for column in range(self._stop):
+        for column in range(self._start, self._stop):
             if self._token_ids[column] in self.run.end_ids and self.state[column] != State.MASK:
                 return column
         return None
@@ -116,9 +131,12 @@ class BlockSequence(WindowSequence):
     def open_columns(self) -> list[int]:
         found = self._first_end() if self.run.holds_ends else None
         # Noise is denoised in whole blocks, also where they are cut afterwards.
-        stop = len(self.state) if self.run.policy.starts_from_noise else self._stop
-        end = stop if found is None else found + 1
-        return [column for column in range(end) if self.state[column] in (State.MASK, State.DRAFT)]
+        whole = len(self.state) if self.run.policy.starts_from_noise else self._stop
+        end = whole if found is None else found + 1
+        columns = [column for column in range(self._start, end) if self.state[column] in (State.MASK, State.DRAFT)]
+        first = next((column for column in columns if self.state[column] == State.MASK), None)
+        stop = None if first is None or self.is_forced else open_end(self.spec.decoding, first)
+        return columns if stop is None else [column for column in columns if column < stop]
 
     def look(self) -> Look:
         return self._look(self.open_columns(), self._rules)
@@ -126,13 +144,10 @@ class BlockSequence(WindowSequence):
     def _adjustments(self, num_rows: int) -> Adjustments | None:
         if not self.params.adjusts_logits:
             return None
-        visible = self.canvas.token_ids[~self.canvas.is_masked]
-        return token_adjustments(
-            self.params,
-            seen_ids=torch.cat([torch.tensor(self.context_ids, dtype=torch.int64), visible]),
-            written_ids=torch.cat([torch.tensor(self.context_ids[self.num_prompt :], dtype=torch.int64), visible]),
-            num_rows=num_rows,
-        )
+        context = torch.tensor(self.context_ids, dtype=torch.int64)
+        seen = torch.cat([context, self.canvas.token_ids[~self.canvas.is_masked]])
+        # The prompt stands in front and has no masks.
+        return token_adjustments(self.params, seen_ids=seen, written_ids=seen[self.num_prompt :], num_rows=num_rows)
 
     def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:
         if not isinstance(outcome, WindowStep):
@@ -153,13 +168,12 @@ class BlockSequence(WindowSequence):
 
     def _ending(self) -> tuple[FinishReason | None, int]:
         """Why the response ends with this block and how many tokens it has; None: it goes on."""
-        start = len(self.context_ids) - self.num_prompt
         found = self._first_end()
         length = self._stop if found is None else found
-        end, reason = start + length, None
+        end, reason = len(self.context_ids) + length - self.num_prompt, None
         kept = None
         if self.params.stop is not None:
-            kept = kept_tokens(self.params.stop, self.context_ids[self.num_prompt :] + self._token_ids[:length])
+            kept = kept_tokens(self.params.stop, (self.context_ids + self._token_ids[:length])[self.num_prompt :])
         if kept is not None:
             reason, end = FinishReason.STOP, kept
         elif found is not None:
@@ -173,6 +187,7 @@ class BlockSequence(WindowSequence):
 
     def _finish(self, reason: FinishReason, end: int) -> list[Event]:
         written = Canvas.join([*self._written, self.canvas])
+        written = written.take((written.hole != NO_HOLE).nonzero()[:, 0])
         events: list[Event] = []
         if end < len(written):
             events.append(Resize(hole=0, start=end, added=end - len(written)))

@@ -24,12 +24,13 @@ class Grid:
 
     length: int = 1
     """1: causal, every token is a block of its own."""
-    restart: int = 0
-    """Position from which the grid starts anew: the prompt's length. The prompt's last block may be short."""
+    restart: int | None = 0
+    """Position from which the grid starts anew: the prompt's length. The prompt's last block may be short. None: the
+    grid goes on, and what is final ends with a block."""
 
     def boundary(self, position: int) -> int:
         """The last start of a block at or before ``position``."""
-        if position < self.restart:
+        if self.restart is None or position < self.restart:
             return position // self.length * self.length
         return self.restart + (position - self.restart) // self.length * self.length
 
@@ -40,7 +41,9 @@ class Grid:
         """
         if self.length == 1:
             return None
-        return 0 if page_size % self.length else self.restart // self.length * self.length
+        if page_size % self.length:
+            return 0
+        return None if self.restart is None else self.restart // self.length * self.length
 
 
 CAUSAL = Grid()

@@ -226,6 +226,8 @@ class Sequence(ABC):
         if grid.length == 1:
             return None
         position = torch.arange(count)
+        if grid.restart is None:
+            return position // grid.length
         restart = -(-grid.restart // grid.length)
         behind = restart + (position - grid.restart) // grid.length
         return torch.where(position < grid.restart, position // grid.length, behind)
@@ -331,8 +333,7 @@ class WindowSequence(Sequence):
         has_masks = any(self.state[column] == State.MASK for column in self.open_columns())
         if not self.run.policy.revises:
             return not has_masks
-        # Noise is new at every step, so a canvas seen before is no circle.
-        is_circle = not self.run.policy.starts_from_noise and self.block.has_seen(self.canvas) and any(step.marks.edit)
+        is_circle = self.run.ends_circles and self.block.has_seen(self.canvas) and any(step.marks.edit)
         return not has_masks and (step.is_settled or is_circle)
 
     def _cut_reason(self) -> FinishReason:

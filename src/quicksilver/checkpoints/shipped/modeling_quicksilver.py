@@ -65,8 +65,10 @@ class QuicksilverForMaskedLM(PreTrainedModel):
         return MaskedLMOutput(loss=loss, logits=logits)
 
     def _seen(self, input_ids: Tensor, block_ids: Tensor | None) -> Tensor:
-        if block_ids is None:
-            spec, index = self.config.quicksilver, torch.arange(input_ids.shape[1], device=input_ids.device)
-            is_whole = "in_place" in spec["layouts"]
-            block_ids = (torch.zeros_like(index) if is_whole else index // spec["block_length"]).expand_as(input_ids)
-        return block_ids[:, :, None] >= block_ids[:, None, :]
+        blocks = self._own_blocks(input_ids) if block_ids is None else block_ids
+        return blocks[:, :, None] >= blocks[:, None, :]
+
+    def _own_blocks(self, input_ids: Tensor) -> Tensor:
+        spec, index = self.config.quicksilver, torch.arange(input_ids.shape[1], device=input_ids.device)
+        is_whole = "in_place" in spec["layouts"]
+        return (torch.zeros_like(index) if is_whole else index // spec["block_length"]).expand_as(input_ids)

@@ -94,4 +94,6 @@ def _window(
         seed=per_row + seed,
         step=per_row + step,
         num_post_steps=per_row,
+        num_masks=is_masked.sum(dim=-1),
+        holds_ends=torch.zeros(len(grids), dtype=torch.bool),
     )
