@@ -18,7 +18,8 @@ GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 def write_folder(family: str, folder: Path) -> None:
     """``config.json`` of a golden folder and the weights, under their published names."""
     folder.mkdir(exist_ok=True)
-    shutil.copy(GOLDEN / family / "config.json", folder)
+    for path in (GOLDEN / family).glob("*config.json"):
+        shutil.copy(path, folder)
     opened, weights = open_folder(folder), {}
     for name, tensor in Denoiser(opened.config).state_dict().items():
         source = opened.source(name)

@@ -49,6 +49,9 @@ SPECS = {
         )
     ),
     "in place, uniform": in_place(fake_spec(Objective.UNIFORM)),
+    "competing lengths": replace(
+        fake_spec(), is_mask_predicted=True, decoding=replace(fake_spec().decoding, lengths="competing")
+    ),
     "uniform": fake_spec(Objective.UNIFORM),
     "autoregressive": replace(fake_spec(Objective.AUTOREGRESSIVE), block_length=1, prediction_shift=1),
 }

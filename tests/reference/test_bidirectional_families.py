@@ -1,6 +1,7 @@
 """LLaDA and Dream against their published networks and loops, whose answers are golden files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,11 +9,22 @@ import torch
 from quicksilver import decoding
 from quicksilver.api.network import FullRecompute, StaleRecompute
 from quicksilver.checkpoints.loading import load_folder
-from quicksilver.decoding import Cache, ConfidenceThreshold, FixedSteps, Order, Policy, SamplingParams, Timesteps
+from quicksilver.decoding import (
+    Cache,
+    ConfidenceThreshold,
+    FixedCount,
+    FixedSteps,
+    Hole,
+    Order,
+    Policy,
+    SamplingParams,
+    Text,
+    Timesteps,
+)
 from quicksilver.decoding.events import Result
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.engine import Engine, EngineConfig
-from quicksilver.engine.request import Continuation, Request
+from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.models.denoiser import Denoiser
 from tests.published import expected, write_folder
 
@@ -93,3 +105,30 @@ def test_the_engine_does_too_with_all_requests_at_once(published) -> None:
     golden = expected(family)
     for name, ticket in tickets.items():
         assert_equal(ticket.result, golden[name].tolist(), spec.special.eos)
+
+
+@pytest.fixture(scope="module")
+def dreamon(tmp_path_factory) -> tuple[Denoiser, DiffusionSpec]:
+    folder = tmp_path_factory.mktemp("dreamon")
+    write_folder("dreamon", folder)
+    return load_folder(folder)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_holes_grow_and_shrink_as_in_dreamons_loop(dreamon, number) -> None:
+    denoiser, spec = dreamon
+    golden = expected("dreamon")
+    (name,) = [each for each in golden if each.startswith(f"{number}/") and each.count("/") == 2]
+    _, algorithm, length = name.split("/")
+    prefix, suffix = (Text(token_ids=tuple(golden[f"{number}/{part}"].tolist())) for part in ("prefix", "suffix"))
+    spec = replace(spec, decoding=replace(spec.decoding, hole_length=int(length)))
+    task = Filling(template=(prefix, Hole(max_length=16), suffix))
+    params = SamplingParams(policy=FixedCount(order=ORDERS[algorithm]))
+    alone = decoding.final_result(
+        decoding.infill(FullRecompute(denoiser, spec.prediction_shift), spec, task.template, params)
+    )
+    engine = Engine(denoiser, spec)
+    ticket = engine.submit(Request(task=task, params=params))
+    while engine.num_requests:
+        engine.step()
+    assert alone.holes == ticket.result.holes == (tuple(golden[name].tolist()),)

@@ -102,10 +102,10 @@ def _generate(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
     shared = shared_with_prompt(run.spec, len(prompt_ids), block_length)
     while reason is None:
         start, added = len(canvas), block_length - shared
+        stop = min(start + added, limit)
         canvas = Canvas.join([canvas, Canvas.of_masks(added, mask_id=run.spec.special.mask, hole=0)])
         block_ids = _append_block(run.spec, block_ids, added, is_begun=shared > 0)
         yield Resize(hole=0, start=start - len(prompt_ids), added=added)
-        stop = min(start + added, limit)
         # Noise is denoised in whole blocks, also where they are cut afterwards.
         open_stop = len(canvas) if run.policy.starts_from_noise else stop
         place = _Block(first=start - shared, start=start, stop=open_stop)

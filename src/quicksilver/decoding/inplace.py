@@ -16,8 +16,15 @@ from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places, commits
-from quicksilver.decoding.lengths import MEDIAN, HoleLength, length_changes, sampled_level, withheld_tokens
-from quicksilver.decoding.params import SamplingParams, special_ids
+from quicksilver.decoding.lengths import (
+    MEDIAN,
+    HoleLength,
+    chosen_changes,
+    length_changes,
+    sampled_level,
+    withheld_tokens,
+)
+from quicksilver.decoding.params import SamplingParams, forbidden_tokens, special_ids
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun, Run
@@ -177,13 +184,13 @@ def _infill(run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLe
     canvas = initial_canvas(run.spec, template, lengths)
     yield from (Resize(hole=hole, start=0, added=entry.length) for hole, entry in enumerate(lengths))
     yield from draft_events(canvas)
-    block = BlockProgress(max_steps=run.policy.max_steps(sum(entry.cap for entry in lengths)))
+    block = BlockProgress(max_steps=most_steps(run, lengths))
     if bool(canvas.is_draft.any()):
         canvas = yield from _review(run, canvas, lengths, block)
     while bool(_open_positions(canvas).any()):
         is_forced = run.is_last_chance(block)
         look = _look(run, canvas, lengths, block)
-        if not is_forced:
+        if not (is_forced or run.lengths_compete):
             change = _change_lengths(run, look, lengths)
             if bool(change.any()):
                 # Tokens wait: the next forward sees the better length.
@@ -197,6 +204,12 @@ def _infill(run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLe
     yield from ends
     reason = FinishReason.STOP if ends else FinishReason.FILLED
     yield run.ledger.done(canvas, len(lengths), FinishReason.MAX_NFE if run.is_cut else reason)
+
+
+def most_steps(run: Run, lengths: Sequence[HoleLength]) -> int:
+    """Steps after which the holes are filled for certain."""
+    changes = sum(entry.changes_left for entry in lengths) if run.lengths_compete else 0
+    return run.policy.max_steps(sum(entry.cap for entry in lengths)) + changes
 
 
 def _without_rest(run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength]) -> Generator[Event, None, Canvas]:
@@ -241,8 +254,9 @@ def _positions(canvas: Canvas) -> Int[Tensor, " L"]:
 
 def _look(run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress) -> _Look:
     canvas = run.fill_noise(canvas, _positions(canvas), block.step)
+    is_forced = run.is_last_chance(block)
     logits = run.look_in_place(canvas, open_holes(canvas), _open_positions(canvas))
-    forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1])
+    forbidden, withheld = _length_tokens(run, canvas, lengths, logits.shape[1], may_choose=not is_forced)
     return _Look(canvas=canvas, logits=logits, is_forbidden=forbidden, is_withheld=withheld)
 
 
@@ -289,26 +303,44 @@ def _step(
         is_withheld=look.is_withheld,
         is_forced=is_forced,
     )
+    change = torch.zeros(len(look.canvas), dtype=torch.int64)
+    if run.lengths_compete and not is_forced:
+        change, is_length = chosen_changes(look.canvas, step.token_ids, step.commit, lengths, run.spec.special)
+        step = replace(step, commit=step.commit & ~is_length)
     canvas, events = run.apply(look.canvas, step)
     yield from events
     everywhere = torch.ones(len(canvas), dtype=torch.bool)
     if run.is_finished(canvas, everywhere, step, block) or is_forced:
         yield from commits(canvas, canvas.is_draft)
         canvas = canvas.finalize(everywhere)
+    if bool(change.any()):
+        run.ledger.record_resize(
+            Places.of(canvas), (change != 0).tolist(), step.token_ids.tolist(), step.confidence.tolist()
+        )
+        yield from resizes(canvas, change)
+        run.drop_kept_rows()
+        canvas = canvas.take(torch.arange(len(canvas)).repeat_interleave(1 + change))
     canvas = yield from _without_rest(run, canvas, lengths)
     yield run.ledger.frame(canvas)
     return canvas
 
 
 def _length_tokens(
-    run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], vocab_size: int
+    run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], vocab_size: int, *, may_choose: bool
 ) -> tuple[Bool[Tensor, "N V"], Bool[Tensor, "N V"]]:
-    """Forbidden and withheld tokens per open position: a length token that may yet come true is only withheld."""
+    """Forbidden and withheld tokens per open position: a length token that may yet come true is only withheld.
+
+    Where length tokens compete with others it is neither, and one that may not come true is forbidden.
+    """
     special = run.spec.special
     index = _open_positions(canvas).nonzero()[:, 0]
     withheld = withheld_tokens(canvas.take(index), lengths, special.expand, special.delete, vocab_size)
     never, unchosen = run.is_unwritten(vocab_size)
-    return never & ~withheld, unchosen | withheld
+    if not run.lengths_compete:
+        return never & ~withheld, unchosen | withheld
+    of_length = forbidden_tokens(vocab_size, (each for each in (special.expand, special.delete) if each is not None))
+    chosen = withheld if may_choose else torch.zeros_like(withheld)
+    return (never | of_length) & ~chosen, (unchosen & ~of_length).expand_as(withheld)
 
 
 def _change_lengths(run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength]) -> Int[Tensor, " L"]:

@@ -7,10 +7,15 @@ deleted than not go at once, and all more likely expanded than not double, which
 DreamOn (Wu et al., arXiv:2602.01326), where delete competes with tokens for the most confident commit: being sure of an
 end is easier than being sure of a token, so holes came out too short. Later looks may be asked to be surer than the
 first, or a length near its median swings.
+
+That is the rule ``median``. ``competing`` is DreamOn's own, for its checkpoints: expand and delete are tokens like any
+other to the policy, and what it commits of them changes the length: an expand becomes two masks, a delete goes with all
+masks behind it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +23,15 @@ from torch import Tensor
 
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.draws import Purpose, draw, hole_position
+from quicksilver.diffusion.spec import SpecialIds
+
+
+class LengthRule(StrEnum):
+    """How a hole of unknown length finds it."""
+
+    MEDIAN = "median"
+    COMPETING = "competing"
+
 
 MEDIAN = 0.5
 
@@ -114,3 +128,36 @@ def withheld_tokens(
         if delete_id is not None and entry.may_delete:
             is_withheld[here, delete_id] = True
     return is_withheld
+
+
+def chosen_changes(
+    canvas: Canvas,
+    token_ids: Int[Tensor, " L"],
+    commit: Bool[Tensor, " L"],
+    lengths: Sequence[HoleLength],
+    special: SpecialIds,
+) -> tuple[Int[Tensor, " L"], Bool[Tensor, " L"]]:
+    """What a step of the competing rule does to lengths, and where it chose so instead of a token.
+
+    Args:
+        canvas: before the step.
+        token_ids: what the step would write.
+        commit: where.
+        lengths: one entry per hole; they take note.
+        special: of the checkpoint.
+    """
+    change = torch.zeros(len(canvas), dtype=torch.int64)
+    is_expand, is_delete = (
+        commit & (token_ids == (-1 if token is None else token)) for token in (special.expand, special.delete)
+    )
+    for number, entry in enumerate(lengths):
+        is_here = canvas.is_masked & (canvas.hole == number)
+        is_dropped = is_here & ((is_delete & is_here).cumsum(dim=0) > 0)
+        change[is_dropped] = -1
+        for _ in range(int(is_dropped.sum())):
+            entry.change(-1)
+        for position in reversed((is_expand & is_here & ~is_dropped).nonzero()[:, 0].tolist()):
+            if entry.may_expand:
+                change[position] = 1
+                entry.change(1)
+    return change, is_expand | is_delete

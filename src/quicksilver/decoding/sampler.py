@@ -18,6 +18,7 @@ from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
+from quicksilver.decoding.lengths import LengthRule
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import JointThreshold, decide
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
@@ -67,6 +68,7 @@ class Run:
         self.policy = resolve_policy(spec, params)
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
+        self.lengths_compete = LengthRule(spec.decoding.lengths) is LengthRule.COMPETING
         is_whole = self.policy.starts_from_noise
         if is_whole and params.ends is Ends.HELD:
             raise ConfigError(
@@ -90,9 +92,9 @@ class Run:
 
     @property
     def ends_circles(self) -> bool:
-        """Whether a revised block ends where it stands as it stood before; noise is new at every step."""
+        """Whether a revised block ends where it stands as it stood before."""
         if self.policy.starts_from_noise:
-            return False
+            return False  # noise is new at every step
         return not (isinstance(self.policy, JointThreshold) and self.policy.max_edits is None)
 
     @property

@@ -47,7 +47,8 @@ class SpecialIds:
     expand: int | None = None
     """Predicted at a masked position of an in-place hole: make two masks of it (DreamOn)."""
     delete: int | None = None
-    """Predicted at a masked position of an in-place hole: drop the position (DreamOn)."""
+    """Predicted at a masked position of an in-place hole: drop the position (DreamOn). May be ``eos``, which is not
+    written there."""
     fim_prefix: int | None = None
     fim_suffix: int | None = None
     fim_middle: int | None = None
@@ -57,7 +58,8 @@ class SpecialIds:
     """First token of a left-to-right document."""
 
     def __post_init__(self) -> None:
-        ids = [value for value in asdict(self).values() if value is not None]
+        shared = ("delete",) if self.delete == self.eos else ()
+        ids = [value for name, value in asdict(self).items() if value is not None and name not in shared]
         if len(set(ids)) != len(ids):
             raise ConfigError(f"special token ids must all differ, got {asdict(self)}")
         if min(ids) < 0:
@@ -105,6 +107,8 @@ class DecodingDefaults:
     ``decoding.lengths``."""
     cache: str = "exact"
     """Under full attention, see ``decoding.kept_rows``: another one is an approximation whose quality was measured."""
+    lengths: str = "median"
+    """How a hole of unknown length finds it, see ``decoding.lengths``."""
     ends: str = "held"
     """How a block is written that may hold eos, see ``decoding.ends``."""
 

@@ -131,12 +131,12 @@ class BlockSequence(WindowSequence):
     def open_columns(self) -> list[int]:
         found = self._first_end() if self.run.holds_ends else None
         # Noise is denoised in whole blocks, also where they are cut afterwards.
-        whole = len(self.state) if self.run.policy.starts_from_noise else self._stop
-        end = whole if found is None else found + 1
+        stop = len(self.state) if self.run.policy.starts_from_noise else self._stop
+        end = stop if found is None else found + 1
         columns = [column for column in range(self._start, end) if self.state[column] in (State.MASK, State.DRAFT)]
         first = next((column for column in columns if self.state[column] == State.MASK), None)
-        stop = None if first is None or self.is_forced else open_end(self.spec.decoding, first)
-        return columns if stop is None else [column for column in columns if column < stop]
+        last = None if first is None or self.is_forced else open_end(self.spec.decoding, first)
+        return columns if last is None else [column for column in columns if column < last]
 
     def look(self) -> Look:
         return self._look(self.open_columns(), self._rules)

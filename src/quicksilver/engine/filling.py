@@ -14,19 +14,20 @@ from quicksilver.decoding.inplace import (
     check_infill,
     initial_canvas,
     initial_length,
+    most_steps,
     note_lengths,
     open_holes,
     resizes,
 )
 from quicksilver.decoding.ledger import commit_events
-from quicksilver.decoding.lengths import length_changes
+from quicksilver.decoding.lengths import chosen_changes, length_changes
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.decoding.stops import drop_behind_stops, drop_stops
 from quicksilver.decoding.warm_start import draft_events, judge_draft, keep_draft, weak_marks
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.full_attention import CanvasSequence
 from quicksilver.engine.request import Filling, Request
-from quicksilver.engine.sequence import LengthChange, Look, Outcome, Review, TokenRule, WindowStep
+from quicksilver.engine.sequence import LengthChange, Look, Outcome, Review, TokenRule, WindowStep, without_commits
 from quicksilver.errors import EngineError
 
 
@@ -42,7 +43,7 @@ class FillingSequence(CanvasSequence):
         """As they are after the coming step, if it is one that writes."""
         self._set_canvas(initial_canvas(spec, task.template, self._lengths))
         self.num_prompt = self.state.count(State.PROMPT)
-        self.block = BlockProgress(max_steps=self.run.policy.max_steps(sum(entry.cap for entry in self._lengths)))
+        self.block = BlockProgress(max_steps=most_steps(self.run, self._lengths))
         self.is_reviewing = State.DRAFT in self.state
         """Whether the coming look judges a draft instead of taking a step."""
         self._is_weak = False
@@ -79,13 +80,13 @@ class FillingSequence(CanvasSequence):
     def look(self) -> Look:
         columns = self.open_columns()
         look = self._look(columns, tuple(self._rule(column) for column in columns))
-        if not (self.may_change_length or self.is_reviewing):
+        if not (self.is_reviewing or (self.may_change_length and not self.run.lengths_compete)):
             return look
         token_ids = self.canvas.token_ids.tolist()
         return replace(look, watched=tuple((*self._length_ids, token_ids[column]) for column in columns))
 
     def _rule(self, column: int) -> TokenRule:
-        """A length token that may yet come true is only withheld."""
+        """A length token that may yet come true is only withheld; if it competes it is as ``decoding.inplace`` says."""
         withheld = set()
         if self.state[column] == State.MASK:
             entry = self._lengths[self.places.hole[column]]
@@ -93,7 +94,12 @@ class FillingSequence(CanvasSequence):
                 withheld.add(self.spec.special.expand)
             if entry.may_delete and self.spec.special.delete is not None:
                 withheld.add(self.spec.special.delete)
-        return TokenRule(self._forbidden - withheld, self._withheld | withheld)
+        if not self.run.lengths_compete:
+            return TokenRule(self._forbidden - withheld, self._withheld | withheld)
+        special = self.spec.special
+        of_length = {token for token in (special.expand, special.delete) if token is not None}
+        chosen = set() if self.is_forced else withheld
+        return TokenRule((self._forbidden | of_length) - chosen, self._withheld - of_length)
 
     def settle(
         self, look: Look, watched: Float[Tensor, "N 3"], alternatives: Alternatives | None
@@ -104,7 +110,7 @@ class FillingSequence(CanvasSequence):
     def _length_change(self, look: Look, watched: Float[Tensor, "N 3"]) -> LengthChange | None:
         """Whether holes change their length by this look instead of taking a step."""
         special = self.spec.special
-        if look.is_forced or not self.may_change_length:
+        if look.is_forced or self.run.lengths_compete or not self.may_change_length:
             return None
         if special.expand is None or special.delete is None:
             return None
@@ -138,7 +144,7 @@ class FillingSequence(CanvasSequence):
                 events = self._keep_draft(outcome)
             case WindowStep():
                 self._lengths = self._settled
-                events, _ = self._take(outcome, is_forced or self.is_reviewing)
+                events = self._write(outcome, is_forced or self.is_reviewing)
                 self.run.is_cut = self.run.is_cut or (self.is_reviewing and self._is_weak)
             case _:
                 raise EngineError(f"a canvas cannot take {type(outcome).__name__}")
@@ -148,17 +154,35 @@ class FillingSequence(CanvasSequence):
             events.append(self.ledger.frame(self.canvas))
         return events + self._end_if_filled()
 
+    def _write(self, step: WindowStep, is_forced: bool) -> list[Event]:
+        """A step of the policy; where length tokens compete, some of what it chose is no token."""
+        if is_forced or not self.run.lengths_compete:
+            return self._take(step, is_forced)[0]
+        marks, lengths = step.marks, tuple(replace(entry) for entry in self._lengths)
+        token_ids, commit = torch.tensor(marks.token_ids), torch.tensor(marks.commit)
+        change, is_length = chosen_changes(self.canvas, token_ids, commit, lengths, self.spec.special)
+        self._lengths = self._settled = lengths
+        events, _ = self._take(without_commits(step, self.canvas, is_length), is_forced)
+        if bool(change.any()):
+            self.ledger.record_resize(self.places, (change != 0).tolist(), marks.token_ids, marks.confidence)
+            events += self._move(change)
+        return events
+
+    def _move(self, change: Tensor) -> list[Event]:
+        """Positions double or go."""
+        events = resizes(self.canvas, change)
+        self._drop_rows()
+        self._set_canvas(self.canvas.take(torch.arange(len(self.canvas)).repeat_interleave(1 + change)))
+        return events
+
     def _resize(self, outcome: LengthChange) -> list[Event]:
         change = outcome.change
         self.ledger.nfe += 1
         expand, delete = self._length_ids
         token_ids = [expand if by > 0 else delete for by in change.tolist()]
         self.ledger.record_resize(self.places, (change != 0).tolist(), token_ids, outcome.probability.tolist())
-        events = resizes(self.canvas, change)
-        self._drop_rows()
-        self._set_canvas(self.canvas.take(torch.arange(len(self.canvas)).repeat_interleave(1 + change)))
         self._lengths = self._settled = outcome.lengths
-        return events
+        return self._move(change)
 
     def _keep_draft(self, outcome: Review) -> list[Event]:
         self.ledger.nfe += 1

@@ -6,7 +6,7 @@ after a forward has succeeded, so a forward that failed or was preempted can be 
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -73,6 +73,15 @@ class WindowStep:
     """The policy itself committed every mask and was settled."""
     predicted: Tensor | None = None
     """Mean embeddings of what was predicted, [W, D], where the denoiser sees them at the next step."""
+
+
+def without_commits(step: WindowStep, before: Canvas, where: Tensor) -> WindowStep:
+    """The step with the masks that stood at some of the columns it has committed."""
+    kept = torch.where(where, len(before), 0) + torch.arange(len(before))
+    canvas = Canvas.join([step.canvas, before]).take(kept)
+    commit = [is_written and not is_left for is_written, is_left in zip(step.marks.commit, where.tolist(), strict=True)]
+    marks = replace(step.marks, commit=commit)
+    return replace(step, canvas=canvas, marks=marks, state=canvas.state.tolist(), is_complete=False)
 
 
 @dataclass(frozen=True, slots=True)

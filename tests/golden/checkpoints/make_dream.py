@@ -1,15 +1,16 @@
-"""Makes ``dream/expected.npz`` with the reference implementations, which are not part of this repository.
+"""Makes ``expected.npz`` of ``dream`` and ``dreamon`` with reference code that is not part of this repository.
 
-    python make_dream.py DLLM_CLONE
+    python make_dream.py DLLM_CLONE DREAMON_CLONE
 
-A clone of github.com/ZHZisZZ/dllm, which carries Dream's published network and loop; transformers 4.46.2.
+Clones of github.com/ZHZisZZ/dllm, which carries Dream's published network and loop, and of github.com/DreamLM/DreamOn;
+transformers 4.46.2.
 """
 
 import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from tests.seeded_weights import seeded_array
 
 HERE = Path(__file__).parent / "dream"
+EXPAND_ID = 214
+MOST = 16
+"""Tokens of a hole."""
 
 
 def module(folder: Path, name: str, package: str | None = None) -> ModuleType:
@@ -86,6 +90,41 @@ def main() -> None:
             found = answers(random.integers(0, 200, prompt_length))
         arrays |= found
     np.savez_compressed(HERE / "expected.npz", **arrays)
+    guesses.clear()
+    np.savez_compressed(HERE.parent / "dreamon" / "expected.npz", **dreamon(model, guesses, config))
+
+
+def dreamon(model: torch.nn.Module, guesses: list[bool], config: object) -> dict[str, np.ndarray]:
+    """Holes of unknown length: prefix, suffix, and what stands between them at the end."""
+    sys.modules["omegaconf"] = ModuleType("omegaconf")
+    sys.modules["omegaconf"].OmegaConf = None
+    generator = module(Path(sys.argv[2]) / "eval", "generator").MDMGenerator
+    tokens = SimpleNamespace(mask_id=config.mask_token_id, expand_id=EXPAND_ID, eos_id=config.eos_token_id)
+    random, arrays = np.random.default_rng(3), {}
+
+    def answer(alg: str, length: int, prefix: np.ndarray, suffix: np.ndarray) -> np.ndarray | None:
+        """None: the mask was a best guess."""
+        guesses.clear()
+        options = SimpleNamespace(
+            max_tokens=2048, max_prompt_len=1024, max_gen_len=MOST, min_gen_len=length, pad_to_max_len=True,
+            temperature=0, alg_temp=0, top_p=None, top_k=None, steps=512, eps=1e-3, alg=alg, delete_eos_token=True,
+            pad_eos_to_right=True, batch_size=1, device="cpu", show_progress=False, dtype="fp32",
+        )  # fmt: skip
+        loop = generator(options, model, tokens)
+        given = [prefix, np.full(length, tokens.mask_id), suffix]
+        written, count = loop.batch_generate_with_expand_as_token(torch.from_numpy(np.concatenate(given))[None])
+        if any(guesses):
+            return None
+        return written[0, len(prefix) : len(prefix) + count].numpy()
+
+    wanted = (("entropy", 4, 5), ("maskgit_plus", 8, 7), ("topk_margin", 4, 5), ("entropy", 12, 11))
+    for number, (alg, length, final) in enumerate(wanted):
+        found = None
+        while found is None or (len(found) < final if final > length else not 0 < len(found) <= final):
+            prefix, suffix = random.integers(0, 200, 9), np.append(random.integers(0, 200, 6), tokens.eos_id)
+            found = answer(alg, length, prefix, suffix)
+        arrays |= {f"{number}/prefix": prefix, f"{number}/suffix": suffix, f"{number}/{alg}/{length}": found}
+    return arrays
 
 
 main()

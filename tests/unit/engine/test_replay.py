@@ -22,6 +22,7 @@ from quicksilver.decoding import (
     Text,
     make_policy,
 )
+from quicksilver.decoding.ends import Ends
 from quicksilver.diffusion.spec import Objective
 from quicksilver.engine import replay as replaying
 from quicksilver.engine.engine import Engine, EngineConfig
@@ -118,6 +119,7 @@ def test_a_file_holds_every_option(tmp_path):
         cache=Cache.VICINITY,
         refresh_every=3,
         num_alternatives=2,
+        ends=Ends.FREE,
     )
     defaults = SamplingParams()
     unset = [name for name in SamplingParams.__slots__ if getattr(params, name) == getattr(defaults, name)]

@@ -11,12 +11,14 @@ from quicksilver.checkpoints.family import Family
 from quicksilver.checkpoints.keys import Keys
 from quicksilver.checkpoints.layouts import read_layout
 from quicksilver.checkpoints.token_names import TokenNames
-from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, Layout, Objective, SpecialIds
+from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, Layout, NoiseRates, Objective, SpecialIds
 from quicksilver.errors import ConfigError
 from quicksilver.models.config import DenoiserConfig
 
 LONGEST_BLOCK: Final = 2048
 """Tokens: the context trained for. A response of up to so many is one block, as in the published loop."""
+EXPAND: Final = "<|expand|>"
+"""DreamOn's, by which it is known from Dream. Its holes are published with 4 masks to begin with and 64 at most."""
 
 
 def _is_dream(values: Mapping[str, object]) -> bool:
@@ -34,15 +36,20 @@ def _is_open_dcoder(values: Mapping[str, object]) -> bool:
 def _read(keys: Keys, tokens: TokenNames) -> tuple[DenoiserConfig, DiffusionSpec]:
     keys.fixed("use_mrope", False)
     config = read_layout(keys, "qwen2")
+    eos, expand = _id(keys, tokens, "eos"), tokens.id_of(EXPAND)
+    finds_lengths = expand is not None
     spec = DiffusionSpec(
         objective=Objective.MASK,
-        special=SpecialIds(eos=_id(keys, tokens, "eos"), mask=_id(keys, tokens, "mask")),
+        special=SpecialIds(
+            eos=eos, mask=_id(keys, tokens, "mask"), expand=expand, delete=eos if finds_lengths else None
+        ),
         layouts=(Layout.IN_PLACE,),
         block_length=LONGEST_BLOCK,
         trained_block_lengths=(LONGEST_BLOCK,),
         prediction_shift=1,
         is_mask_predicted=True,
-        decoding=DecodingDefaults(policy="entropy_order", ends="free"),
+        noise=NoiseRates(has_length_noise=finds_lengths),
+        decoding=DecodingDefaults(policy="entropy_order", lengths="competing", hole_length=4, ends="free"),
     )
     return config, spec
 
