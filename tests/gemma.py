@@ -90,6 +90,6 @@ class OurDraws:
         return renoise_canvas
 
     def _sample(self, probabilities: Tensor, num_samples: int) -> Tensor:
-        counters = [self._seed.expand(CANVAS), self._positions, torch.tensor(self._step).expand(CANVAS)]
-        uniform = draw_per_token(Purpose.TOKEN, *counters, torch.arange(VOCAB))
+        seed, step = self._seed.expand(CANVAS), torch.tensor(self._step).expand(CANVAS)
+        uniform = draw_per_token(Purpose.TOKEN, seed, self._positions, step, torch.arange(VOCAB))
         return (probabilities.double().log() - torch.log(-torch.log(uniform))).argmax(dim=-1, keepdim=True)
