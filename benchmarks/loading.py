@@ -19,8 +19,10 @@ from typing import Annotated
 
 import torch
 import typer
-from common import finish, markdown_table, progress, reported_errors, verbatim
+from common import finish, markdown_table, reported_errors, verbatim
 from engine_memory import _status
+from rich.console import Console
+from rich.progress import track
 from safetensors.torch import save_file
 
 from quicksilver.errors import ConfigError
@@ -28,6 +30,7 @@ from quicksilver.evaluation.provenance import environment
 
 _CHILD = "import sys; sys.path.insert(0, sys.argv[1]); import loading; loading.child(*sys.argv[2:])"
 WAYS = ("bfloat16", "float32", "bfloat16:int8_weight", "float32:int8_dynamic")
+STDERR = Console(stderr=True)
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
 
 
@@ -59,7 +62,7 @@ def main(
         if not (path / "config.json").is_file():
             write(path, layers)
         size = sum(each.stat().st_size for each in path.glob("*.safetensors")) / 1e9
-        runs = [measure(path, each, threads) for each in progress(list(way or WAYS), "loading")]
+        runs = [measure(path, each, threads) for each in track(list(way or WAYS), "loading", console=STDERR)]
     rows = [
         [f.way, f"{f.load_s:.1f}", f"{f.weights_mb:,.0f}", f"{f.peak_loading_mb:,.0f}", f"{f.first_answer_s:.1f}",
          f"{f.peak_mb:,.0f}", f"{f.planned_mb:,.0f}"]
@@ -94,7 +97,7 @@ def write(folder: Path, layers: int) -> None:
         "ff_out": (width, inner),
     }
     outer, places = "model.transformer", {}
-    for layer in progress(range(layers), "writing"):
+    for layer in track(range(layers), "writing", console=STDERR):
         block = f"{outer}.blocks.{layer}"
         tensors = {f"{block}.{name}.weight": drawn(*shape) for name, shape in matrices.items()}
         tensors |= {f"{block}.{name}.weight": gains() for name in ("attn_norm", "ff_norm")}

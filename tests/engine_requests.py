@@ -118,6 +118,8 @@ def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
     )
     if Layout.BLOCK_CAUSAL not in spec.layouts:
         params = replace(_with_cache(rng, params), ends=rng.choice((None, *Ends)))
+        if params.ends is Ends.HELD and spec.objective is Objective.UNIFORM:
+            params = replace(params, ends=None)  # noise is denoised in whole blocks
     task = Continuation(prompt_ids=_tokens(rng, 1, 20))
     return Request(task=task, params=params, priority=priority, has_frames=True)
 

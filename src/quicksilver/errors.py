@@ -15,7 +15,8 @@ QuicksilverError
 ├── StorageError          the database of keys and usage cannot be read or written
 ├── ServerError           a server that was asked refused or failed, or could not be reached; see client.errors
 ├── EngineError           the engine's accounts are wrong, or a resource is spent
-│   └── OverloadedError   the queue is full; try again later
+│   ├── OverloadedError   the queue is full; try again later
+│   └── RankError         the processes that hold a model together are out of step, or one is gone
 └── TrainingError         a run cannot start, resume or go on
 """
 
@@ -113,6 +114,10 @@ class EngineError(QuicksilverError):
 
 class OverloadedError(EngineError):
     """The queue is full; the same request may be accepted later."""
+
+
+class RankError(EngineError):
+    """The processes that hold one model together are out of step, or one is gone; all must be started again."""
 
 
 class TrainingError(QuicksilverError):

@@ -108,11 +108,12 @@ def test_every_request_gets_the_events_of_the_reference(name, seed, num_requests
         assert found == (expected[: len(found)] if is_aborted else expected)
 
 
-def test_a_second_request_reads_the_first_ones_pages_and_gets_the_same():
-    spec, rng = SPECS["causal context"], random.Random(5)
-    engine = Engine(denoiser_of(0), spec, EngineConfig(page_size=4, num_pages=40))
+@pytest.mark.parametrize("name", ["causal context", "absolute grid", "shifted, absolute grid, sub-blocks"])
+def test_a_second_request_reads_the_first_ones_pages_and_gets_the_same(name):
+    spec, rng = SPECS[name], random.Random(5)
+    engine = Engine(denoiser_of(0), spec, EngineConfig(page_size=8, num_pages=40))
     request = random_request(rng, spec)
-    while not hasattr(request.task, "prompt_ids") or len(request.task.prompt_ids) < 12:
+    while not hasattr(request.task, "prompt_ids") or len(request.task.prompt_ids) < 17:
         request = random_request(rng, spec)
     (first,) = run_all(engine, [request], rng)
     (second,) = run_all(engine, [request], rng)

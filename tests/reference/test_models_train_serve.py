@@ -64,7 +64,7 @@ class ListCache:
         config = self.denoiser.config
         hidden = self.denoiser.model.embed_tokens(token_ids)
         positions = self.length + torch.arange(token_ids.shape[1]).expand_as(token_ids)
-        rotation = rotary_angles(positions, config, hidden.dtype)
+        rotation = rotary_angles(positions, config.rotary, hidden.dtype)
         for index, layer in enumerate(self.denoiser.layers()):
             query, key, value = layer.project(hidden, rotation)
             if self.past[index] is not None:

@@ -17,6 +17,7 @@ from quicksilver.api.scoring import Score
 from quicksilver.api.serving import Answer, AsyncModel
 from quicksilver.api.settled import SettledText
 from quicksilver.decoding import Commit, FinishReason, Remask, Resize, State, TraceEntry
+from quicksilver.models.ranks import Ranks
 
 __all__ = [
     "MARK",
@@ -37,6 +38,7 @@ __all__ = [
     "InfillLayout",
     "InfillRequest",
     "Model",
+    "Ranks",
     "Remask",
     "Resize",
     "Score",

@@ -15,6 +15,8 @@ from quicksilver.engine.engine import EngineConfig
 from quicksilver.engine.planning import MemoryPlan, available_bytes, plan_memory, require_fit
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.parallel import share_of
+from quicksilver.models.ranks import Ranks
 from quicksilver.quantization.scheme import parse_scheme
 from quicksilver.tokenization.foreign import foreign_chat_template, load_foreign, load_tokenizer
 from quicksilver.tokenization.tokenizer import Tokenizer
@@ -59,6 +61,7 @@ def load(
     row_budget: int | str | None = None,
     num_pages: int | None = None,
     progress: Progress | None = None,
+    ranks: Ranks | None = None,
 ) -> Model:
     """Load a model; refused before any weight is read if device memory is too small for it.
 
@@ -72,21 +75,31 @@ def load(
             for a few seconds and remembered in the user's cache folder (``engine.costs``). None: the engine's default.
         num_pages: pages of key/value memory; None: the engine's default.
         progress: told the bytes loaded and those of all weights after every tensor.
+        ranks: processes that hold the model together, on devices of their own. All load it; the model of rank 0 is used
+            like any other, those of the others ``follow``.
 
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
-        ConfigError: there is no such device, dtype or scheme, or they do not go together; or ``row_budget`` is neither
-            ``auto`` nor a number from 1 on.
+        ConfigError: there is no such device, dtype or scheme, or they do not go together; ``row_budget`` is neither
+            ``auto`` nor a number from 1 on; or the ranks cannot divide the model.
+        RankError: another rank is gone.
     """
+    if ranks is not None and device is not None:
+        raise ConfigError(f"device {device!r} contradicts ranks, which have joined on devices of their own")
     if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
         raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
-    folder, target = find_model(path_or_name), resolve_device(device)
+    folder, target = find_model(path_or_name), resolve_device(device) if ranks is None else ranks.device
     opened, engine = open_folder(folder), EngineConfig(num_pages=num_pages)
     tokenizer, template = _tokenizer(folder, opened)
     if opened.config.num_parameters >= LARGE:
-        plan = plan_folder(path_or_name, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages)
-        require_fit(opened.config, engine, plan, target, folder.name)
-    denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress, parse_scheme(quantize))
+        num_ranks, where = (1, device) if ranks is None else (ranks.size, str(target))
+        asked = {"dtype": dtype, "quantize": quantize}
+        plan = plan_folder(folder, device=where, num_pages=num_pages, num_ranks=num_ranks, **asked)
+        require_fit(share_of(opened.config, num_ranks), engine, plan, target, folder.name)
+    denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress, parse_scheme(quantize), ranks)
+    if ranks is not None:
+        ranks.meet()
+        row_budget = row_budget if ranks.leads else None
     return Model(
         denoiser,
         spec,
@@ -106,18 +119,22 @@ def plan_folder(
     dtype: str | None = None,
     quantize: str | None = None,
     num_pages: int | None = None,
+    num_ranks: int = 1,
 ) -> MemoryPlan:
-    """What ``load`` and the engine would take, by ``load``'s arguments; no weights are read."""
+    """What ``load`` and the engine would take, by ``load``'s arguments; no weights are read.
+
+    With several ranks, what one of them would; on a CPU all are taken to share this machine's memory.
+    """
     folder, target = find_model(path_or_name), resolve_device(device)
     opened = open_folder(folder)
     wanted = _dtype(dtype, opened)
     return plan_memory(
-        opened.config,
+        share_of(opened.config, num_ranks),
         EngineConfig(num_pages=num_pages),
         dtype=stored_dtype(folder, opened) if wanted is None else wanted,
         scheme=parse_scheme(quantize) or opened.scheme,
         device=target,
-        available=available_bytes(target),
+        available=available_bytes(target) // (num_ranks if target.type == "cpu" else 1),
     )
 
 

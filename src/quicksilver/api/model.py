@@ -12,7 +12,7 @@ from torch import Tensor
 from quicksilver import decoding
 from quicksilver.api.context import crop_around_holes
 from quicksilver.api.events import Done, StreamEvent
-from quicksilver.api.network import FullRecompute
+from quicksilver.api.network import recompute
 from quicksilver.api.requests import (
     MARK,
     DecodingKeywords,
@@ -32,10 +32,12 @@ from quicksilver.decoding import CanvasLogits, Hole, SamplingParams, Segment, Te
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.engine import Engine, EngineConfig
+from quicksilver.engine.network import follow
 from quicksilver.engine.request import Continuation, Filling
 from quicksilver.engine.request import Request as EngineRequest
 from quicksilver.errors import CheckpointError, ConfigError, ContextLengthError, InputError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.parallel import ParallelDenoiser
 from quicksilver.tokenization.tokenizer import Tokenizer
 
 _NUM_PSM_SENTINELS = 3
@@ -75,7 +77,7 @@ class Model:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self._denoiser = denoiser
-        self._logits_fn = FullRecompute(denoiser, spec.prediction_shift)
+        self._logits_fn = recompute(denoiser, spec.prediction_shift)
         self._engine_config = engine_config
         self._engine: Engine | None = None
         # Ids beyond the tokenizer's (a padded table) have no text. Those of the spec are the sampler's to allow or
@@ -88,7 +90,7 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self._denoiser.parameters())
+        return self._denoiser.num_parameters
 
     @property
     def max_length(self) -> int:
@@ -101,6 +103,17 @@ class Model:
         if self._engine is None:
             self._engine = Engine(self._denoiser, self.spec, self._engine_config)
         return self._engine
+
+    def follow(self) -> None:
+        """On every rank but the first (see ``load``): take part in what rank 0 runs, until it closes the ranks.
+
+        Raises:
+            ConfigError: this process holds the whole model.
+            RankError: rank 0 is gone.
+        """
+        if not isinstance(self._denoiser, ParallelDenoiser):
+            raise ConfigError(f"{self.name} is whole in this process and follows no other; load it with ranks")
+        follow(self._denoiser)
 
     @property
     def canvas_logits(self) -> CanvasLogits:

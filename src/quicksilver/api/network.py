@@ -9,6 +9,7 @@ from quicksilver.diffusion.block import block_grid, prediction_rows, training_pa
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.models.attention import Attention, DenseAttention
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.layers import CanvasRows
 from quicksilver.models.topology import Topology
 
 
@@ -40,6 +41,40 @@ class FullRecompute:
         if self._attention is None or self._attention[0] != key:
             self._attention = key, DenseAttention(Topology.block_causal(block_ids[None]))
         return self._attention[1]
+
+
+class ConditionedRecompute(FullRecompute):
+    """``ConditionedLogits`` of a denoiser that tells rows of a canvas from those of final tokens."""
+
+    def raw(self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"]) -> Float[Tensor, "L V"]:
+        """The first step of the last block."""
+        return self.with_predicted(token_ids, block_ids, None)
+
+    @torch.inference_mode()
+    def with_predicted(
+        self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"], predicted: Float[Tensor, "W V"] | None
+    ) -> Float[Tensor, "L V"]:
+        """Logits of the token at every position, see ``ConditionedLogits``; only those of the last block mean it."""
+        weight = self._denoiser.model.embed_tokens.weight
+        is_canvas = (block_ids == block_ids[-1])[None].to(weight.device)
+        if predicted is None:
+            embedded = weight.new_zeros(int(is_canvas.sum()), weight.shape[1])
+        else:
+            embedded = self._denoiser.mean_embedding(predicted.to(weight.device))
+        positions = torch.arange(len(token_ids), device=weight.device)
+        hidden = self._denoiser(
+            token_ids[None].to(weight.device),
+            positions[None],
+            self._attention_over(block_ids.to(weight.device)),
+            CanvasRows(is_canvas, embedded),
+        )
+        return self._denoiser.logits(hidden[0])
+
+
+def recompute(denoiser: Denoiser, prediction_shift: int) -> FullRecompute:
+    """The ``CanvasLogits`` that suits a denoiser."""
+    kind = ConditionedRecompute if denoiser.config.has_canvas_pass else FullRecompute
+    return kind(denoiser, prediction_shift)
 
 
 class StaleRecompute(FullRecompute):
@@ -75,7 +110,11 @@ class _StaleAttention:
         self._is_computed = is_computed[:, None]
 
     def __call__(
-        self, query: Float[Tensor, "1 H T K"], key: Float[Tensor, "1 G T K"], value: Float[Tensor, "1 G T K"]
+        self,
+        query: Float[Tensor, "1 H T K"],
+        key: Float[Tensor, "1 G T K"],
+        value: Float[Tensor, "1 G T K"],
+        window: int | None = None,
     ) -> Float[Tensor, "1 H T K"]:
         if self._layer == len(self._kept):
             self._kept.append((key, value))
@@ -84,7 +123,7 @@ class _StaleAttention:
         ]
         self._kept[self._layer] = (seen[0], seen[1])
         self._layer += 1
-        return self._attention(query, seen[0], seen[1])
+        return self._attention(query, seen[0], seen[1], window)
 
 
 class PairLogits:

@@ -59,3 +59,5 @@ class Family:
     """Where the tensor of our state dict with that name is; the published names are ours where it is left out."""
     unused: tuple[str, ...] = ()
     """Endings of names of tensors that may lie in the files and mean nothing here."""
+    other_parts: tuple[str, ...] = ()
+    """Beginnings of names of tensors of parts that are not loaded, for example of a vision tower."""

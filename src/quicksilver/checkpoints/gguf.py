@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from quicksilver.checkpoints.folder import TOKENIZER_FILE, read_config
+from quicksilver.checkpoints.folder import read_config
+from quicksilver.checkpoints.layouts import layout_of
 from quicksilver.checkpoints.loading import load_folder
 from quicksilver.diffusion.spec import DiffusionSpec, Objective, SpecialIds
 from quicksilver.errors import CheckpointError, ConfigError, UsageError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.tokenization.foreign import load_tokenizer
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 from quicksilver.tokenization.tokenizer import Tokenizer
 
@@ -52,7 +54,9 @@ def export_gguf(folder: Path, out: Path, *, dtype: str) -> None:
         raise UsageError(f"{out} exists; choose a new file")
     _require_known(folder, *read_config(folder))
     gguf = _library()
-    tokenizer = Tokenizer.load(folder / TOKENIZER_FILE)
+    tokenizer = load_tokenizer(folder)
+    if not tokenizer.is_own:
+        raise ConfigError(f"{folder.name} cannot become GGUF here: only this project's own tokenizer is written")
     denoiser, spec = load_folder(folder, torch.float32)
     if tokenizer.vocab_size != denoiser.config.vocab_size:
         raise CheckpointError(
@@ -83,7 +87,7 @@ def _require_known(folder: Path, config: DenoiserConfig, spec: DiffusionSpec) ->
             f"this model has objective {spec.objective.value!r} and prediction shift {spec.prediction_shift}, not 'ar' "
             "and 1; export its autoregressive twin, or write a Hugging Face folder"
         )
-    if not config.has_qk_norm or config.has_qkv_bias:
+    if layout_of(config) != "qwen3":
         raise ConfigError(f"{folder.name} cannot become GGUF: only Qwen3's layout (QK-norm, no bias) is written")
 
 

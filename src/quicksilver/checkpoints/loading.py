@@ -1,6 +1,7 @@
 """Loading of any checkpoint folder: our own, or one of a known family as its makers published it."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import CheckpointError, ConfigError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.parallel import ParallelDenoiser
+from quicksilver.models.ranks import Ranks
 from quicksilver.quantization import Scheme
 from quicksilver.quantization.convert import projections, quantize_linear
 from quicksilver.quantization.scheme import require_device, require_dtype, require_widths
@@ -55,6 +58,10 @@ class Opened:
     def unused(self) -> tuple[str, ...]:
         return () if self.family is None else self.family.unused
 
+    @property
+    def other_parts(self) -> tuple[str, ...]:
+        return () if self.family is None else self.family.other_parts
+
 
 def open_folder(folder: Path) -> Opened:
     """Read a folder's configuration, not its weights.
@@ -82,6 +89,7 @@ def load_folder(
     device: torch.device | None = None,
     progress: Progress | None = None,
     scheme: Scheme | None = None,
+    ranks: Ranks | None = None,
 ) -> tuple[Denoiser, DiffusionSpec]:
     """Load weights, one tensor after the other, straight into a denoiser of ``dtype`` in evaluation mode.
 
@@ -91,16 +99,20 @@ def load_folder(
         device: of the denoiser; None: the CPU.
         progress: told after every tensor.
         scheme: quantize each projection as soon as it is read; None: none, or as they are stored.
+        ranks: the processes that hold the denoiser together: this one reads its own part of every tensor.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the architecture.
-        ConfigError: the scheme does not suit device, dtype or widths, or the folder is quantized otherwise already.
+        ConfigError: the scheme does not suit device, dtype or widths, or the folder is quantized otherwise already; the
+            ranks cannot divide the architecture.
     """
     opened, device = open_folder(folder), device or torch.device("cpu")
     if scheme is not None and opened.scheme not in (None, scheme):
         raise ConfigError(f"{folder} is quantized as {opened.scheme} already; {scheme} needs the original")
+    if ranks is not None and (scheme or opened.scheme) is not None:
+        raise ConfigError(f"{scheme or opened.scheme} projections cannot be divided over {ranks.size} processes")
     with ShardedWeights(folder) as weights:
-        denoiser = empty_denoiser(opened.config)
+        denoiser = empty_denoiser(opened.config, ranks)
         reader = _Reader(opened, weights, denoiser, dtype, device)
         reader.require_fit()
         wanted = scheme or opened.scheme
@@ -137,7 +149,10 @@ class _Reader:
         """Every tensor of ours is in the files, and every tensor of the files is one of ours."""
         needed = {name for ours in self.expected for name in self._stored_names(ours)}
         missing = needed - self._weights.names
-        more = {name for name in self._weights.names - needed if not name.endswith(self._opened.unused)}
+        unused, other_parts = self._opened.unused, self._opened.other_parts
+        more = {
+            name for name in self._weights.names - needed if not (name.endswith(unused) or name.startswith(other_parts))
+        }
         if self._opened.config.has_tied_embeddings:
             more.discard("lm_head.weight")  # some writers repeat the tied table
         wrong = [f"{what} {_some(names)}" for what, names in (("lacks", missing), ("has no place for", more)) if names]
@@ -151,12 +166,14 @@ class _Reader:
         if projection is not None and self._opened.scheme is not None:
             self._restore(projection, self._opened.scheme, self._parts(name))
             return
-        value = self._weights.read(self._opened.source(name))
-        if value.shape != self.expected[name].shape:
-            raise CheckpointError(
-                f"{self._weights.folder}: {name} has shape {list(value.shape)}, its config.json says "
-                f"{list(self.expected[name].shape)}"
-            )
+        source, shape = self._opened.source(name), list(self.expected[name].shape)
+        cut = self._denoiser.cut(name) if isinstance(self._denoiser, ParallelDenoiser) else None
+        if cut is not None:
+            shape[cut.axis] = cut.length
+        found = self._weights.shape(source)
+        if found != shape:
+            raise CheckpointError(f"{self._weights.folder}: {name} has shape {found}, its config.json says {shape}")
+        value = self._weights.read(source, cut)
         _set(self._denoiser, name, value.to(device=self._device, dtype=self.dtype, copy=not self._is_mapped))
         if projection is not None and scheme is not None:
             linear = self._denoiser.get_submodule(projection)
@@ -192,12 +209,10 @@ def require_quantizable(denoiser: Denoiser, scheme: Scheme, dtype: torch.dtype, 
         require_widths(scheme, device, name, linear.in_features, linear.out_features)
 
 
-def empty_denoiser(config: DenoiserConfig) -> Denoiser:
-    """A denoiser whose values do not matter; a large one takes no memory (torch's meta device)."""
-    if config.num_parameters <= _SMALL:
-        return Denoiser(config)
-    with torch.device("meta"):
-        return Denoiser(config)
+def empty_denoiser(config: DenoiserConfig, ranks: Ranks | None = None) -> Denoiser:
+    """A denoiser, or this rank's part, whose values do not matter. A large one takes no memory: torch's meta device."""
+    with nullcontext() if config.num_parameters <= _SMALL else torch.device("meta"):
+        return Denoiser(config) if ranks is None else ParallelDenoiser(config, ranks)
 
 
 def stored_dtype(folder: Path, opened: Opened) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from quicksilver.errors import ConfigError
@@ -13,7 +14,7 @@ def from_plain(kind: type[T], values: Mapping[str, object]) -> T:
     """The dataclass that ``asdict`` made ``values`` of; inner dataclasses and tuples come back as such.
 
     Raises:
-        ConfigError: a field is unknown or missing.
+        ConfigError: a field is unknown or missing, or an enumeration has no such value.
     """
     hints = get_type_hints(kind)
     known = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]  # T is a dataclass
@@ -22,7 +23,7 @@ def from_plain(kind: type[T], values: Mapping[str, object]) -> T:
         raise ConfigError(f"{kind.__name__} has no field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
     try:
         return kind(**{name: _value(hints[name], value) for name, value in values.items()})
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"not a {kind.__name__}: {error}") from error
 
 
@@ -30,6 +31,8 @@ def _value(hint: Any, value: object) -> object:  # noqa: ANN401  # a type, or a 
     inner = next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)
     if isinstance(inner, type) and isinstance(value, dict):
         return from_plain(inner, value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(value)
     if isinstance(value, list):
         return tuple(_value(next(iter(get_args(hint)), None), each) for each in value)
     return value

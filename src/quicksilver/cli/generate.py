@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quicksilver.cli import options
+from quicksilver.cli import options, ranks
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import loading_bar
 from quicksilver.errors import InputError
@@ -14,6 +14,7 @@ EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
 quicksilver generate --file start.py --max-tokens 64 --watch
 quicksilver generate 'def area(r):' --stop 'def ' --deadline-ms 500
 quicksilver generate 'def area(r):' --server http://127.0.0.1:8080
+torchrun --nproc-per-node 2 -m quicksilver generate 'def area(r):'      # two processes: docs/parallel.md
 git show HEAD:setup.py | quicksilver generate - --temperature 0.8 --seed 7 --json"""
 
 
@@ -47,6 +48,8 @@ def command(
 ) -> None:
     """Continue a prompt and print what follows it."""
     # Long because every option is a parameter.
+    if server is None:
+        ranks.follow_unless_first(model, device, dtype=dtype, quantize=quantize)
     if (prompt is None) == (file is None):
         raise InputError("give either PROMPT (or -) or --file, " + ("not both" if file else "there is neither"))
     text = read_text(file) if file is not None else read_text("-") if prompt == "-" else prompt or ""
@@ -73,11 +76,11 @@ def command(
         return
 
     with loading_bar(f"loading {model}") as progress:
-        from quicksilver.api import DecodingOptions, GenerateRequest, load
+        from quicksilver.api import DecodingOptions, GenerateRequest
         from quicksilver.cli.running import follow, print_cost, to_json, traced
 
         request = GenerateRequest(prompt=text, max_tokens=max_tokens, options=DecodingOptions(**decoding))
-        loaded = load(model, device=device, dtype=dtype, quantize=quantize, progress=progress)
+        loaded = ranks.load(context, model, device, dtype=dtype, quantize=quantize, progress=progress)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from quicksilver.cli import options
+from quicksilver.cli import options, ranks
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import loading_bar
 
@@ -64,6 +64,8 @@ def command(
     Of a file longer than the model's context the model sees the lines nearest the holes.
     """
     # Long because every option is a parameter.
+    if server is None:
+        ranks.follow_unless_first(model, device, dtype=dtype, quantize=quantize)
     text = read_text(source)
 
     decoding: dict[str, Any] = {
@@ -93,7 +95,7 @@ def command(
         return
 
     with loading_bar(f"loading {model}") as progress:
-        from quicksilver.api import DecodingOptions, InfillRequest, load, split_template
+        from quicksilver.api import DecodingOptions, InfillRequest, split_template
         from quicksilver.api.requests import parse_layout
         from quicksilver.cli.running import follow, print_cost, to_json, traced
 
@@ -104,7 +106,7 @@ def command(
             layout=parse_layout(layout),
             options=DecodingOptions(**decoding),
         )
-        loaded = load(model, device=device, dtype=dtype, quantize=quantize, progress=progress)
+        loaded = ranks.load(context, model, device, dtype=dtype, quantize=quantize, progress=progress)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)
     if output is not None or not as_json:

@@ -8,17 +8,26 @@ from quicksilver.cli.terminal import spinner
 
 
 def show_plan(
-    model: str, *, device: str | None, dtype: str | None, quantize: str | None, num_pages: int | None
+    model: str,
+    *,
+    device: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    num_pages: int | None,
+    num_ranks: int = 1,
 ) -> None:
-    """Print it; raises ConfigError, which says what would fit, if it does not."""
+    """Print it, per process; raises ConfigError, which says what would fit, if it does not."""
     with spinner(f"reading {model} …"):
         from quicksilver.api.loading import find_model, plan_folder, resolve_device
         from quicksilver.checkpoints.loading import open_folder
         from quicksilver.engine.engine import EngineConfig
         from quicksilver.engine.planning import gigabytes, require_fit
+        from quicksilver.models.parallel import share_of
 
-        plan = plan_folder(model, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages)
-        config, target = open_folder(find_model(model)).config, resolve_device(device)
+        plan = plan_folder(
+            model, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages, num_ranks=num_ranks
+        )
+        config, target = share_of(open_folder(find_model(model)).config, num_ranks), resolve_device(device)
         engine = EngineConfig(num_pages=num_pages)
     kind = str(plan.dtype).removeprefix("torch.")
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
@@ -37,5 +46,7 @@ def show_plan(
     table.add_section()
     table.add_row("needed", gigabytes(plan.total), "")
     table.add_row("free", gigabytes(plan.available), f"on {target.type}")
+    if num_ranks > 1:
+        table.caption = f"for each of {num_ranks} processes"
     Console().print(table)
     require_fit(config, engine, plan, target, model)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from quicksilver.cli import options
+from quicksilver.cli import options, ranks
 from quicksilver.cli.memory import show_plan
 from quicksilver.cli.terminal import loading_bar
 from quicksilver.errors import ConfigError
@@ -15,6 +15,7 @@ from quicksilver.errors import ConfigError
 EXAMPLES = r"""quicksilver serve
 quicksilver serve --model runs/my-model/final --port 9000 --served-model-name gpt-4o mercury-coder
 quicksilver serve --model downloads/LLaDA-8B-Instruct --dry-run
+torchrun --nproc-per-node 2 -m quicksilver serve --model runs/large      # two processes: docs/parallel.md
 quicksilver serve --host 0.0.0.0      # needs keys: quicksilver keys create NAME
 curl http://127.0.0.1:8080/v1/fim/completions -d '{"prompt": "def add(a, b):\n    return ", "suffix": "\n"}'"""
 
@@ -29,6 +30,7 @@ class LogLevel(StrEnum):
 
 
 def command(
+    context: typer.Context,
     model: options.Model = options.DEFAULT_MODEL,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", help="Where to listen; 0 takes any free one.")] = 8080,
@@ -70,10 +72,12 @@ def command(
     """Serve a model over HTTP: OpenAI's routes, fill-in-the-middle, edits, and a playground in the browser."""
     # Long because every option is a parameter.
     if dry_run:
-        show_plan(model, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages)
+        if ranks.is_first():
+            plan = {"device": device, "dtype": dtype, "quantize": quantize, "num_pages": num_pages}
+            show_plan(model, **plan, num_ranks=ranks.count())
         return
+    ranks.follow_unless_first(model, device, dtype=dtype, quantize=quantize)
     with loading_bar(f"loading {model}") as progress:
-        from quicksilver.api import load
         from quicksilver.server.accounts import Prices
         from quicksilver.server.app import create_app
         from quicksilver.server.config import ServerConfig
@@ -92,7 +96,9 @@ def command(
             drain_seconds=drain_seconds,
             logs_prompts=log_prompts,
         )
-        loaded = load(model, device=device, dtype=dtype, quantize=quantize, num_pages=num_pages, progress=progress)
+        loaded = ranks.load(
+            context, model, device, dtype=dtype, quantize=quantize, num_pages=num_pages, progress=progress
+        )
         app = create_app(loaded, config, gate=gate, prices=prices)
     start(log_level)
     serve(app, host=host, port=port, on_ready=_greet)

@@ -38,7 +38,7 @@ from quicksilver.decoding.policies import (
     decide,
 )
 from quicksilver.decoding.policy_names import POLICY_NAMES, make_policy
-from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
+from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
 from quicksilver.decoding.sampler import final_result
 from quicksilver.decoding.selection import Candidates, select, token_probability
 from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft
@@ -53,6 +53,7 @@ __all__ = [
     "Canvas",
     "CanvasLogits",
     "Commit",
+    "ConditionedLogits",
     "ConfidenceThreshold",
     "Decision",
     "Done",

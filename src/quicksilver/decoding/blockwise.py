@@ -23,7 +23,12 @@ from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.grid import open_end, shared_with_prompt
 from quicksilver.decoding.ledger import commits
-from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, SamplingParams, kept_tokens, require_no_stale_rows
+from quicksilver.decoding.params import (
+    DEFAULT_MAX_TOKENS,
+    SamplingParams,
+    kept_tokens,
+    require_no_stale_rows,
+)
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
@@ -42,7 +47,8 @@ def generate(
     Positions after the first eos or stop id of a block are void, even where they were written first: the block is
     finished when every position up to it is; ``ends`` says when eos is sure. Then the stop rule is asked, and takes
     precedence. ``max_tokens`` may cut inside the last block, whose remaining masks stay as context. Where ends are
-    free no position is void before its block is full.
+    free no position is void before its block is full. A policy that starts from noise denoises every block as a whole,
+    also where it is cut afterwards.
 
     Under full attention ``cache`` may be given; all rows are computed at the first forward of every block.
 
@@ -96,13 +102,16 @@ def _generate(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
     shared = shared_with_prompt(run.spec, len(prompt_ids), block_length)
     while reason is None:
         start, added = len(canvas), block_length - shared
+        stop = min(start + added, limit)
         canvas = Canvas.join([canvas, Canvas.of_masks(added, mask_id=run.spec.special.mask, hole=0)])
         block_ids = _append_block(run.spec, block_ids, added, is_begun=shared > 0)
         yield Resize(hole=0, start=start - len(prompt_ids), added=added)
-        place = _Block(first=start - shared, start=start, stop=min(start + added, limit))
+        # Noise is denoised in whole blocks, also where they are cut afterwards.
+        open_stop = len(canvas) if run.policy.starts_from_noise else stop
+        place = _Block(first=start - shared, start=start, stop=open_stop)
         look, window = partial(run.look, block_ids=block_ids), slice(start, len(canvas))
         canvas = yield from _denoise_block(run, canvas, place, look, window=window)
-        reason, end = _ending(run, canvas, len(prompt_ids), start, place.stop, limit)
+        reason, end = _ending(run, canvas, len(prompt_ids), start, stop, limit)
         shared = 0
     yield from _finish(run, canvas, len(prompt_ids), reason, end)
 
@@ -193,8 +202,8 @@ def _denoise_block(
         is_open = _open_positions(run, canvas, place)
         if not is_forced:
             is_open &= _in_first_sub_block(run, canvas, is_open, place)
-        logits = look(canvas, is_open=is_open)
-        is_forbidden, is_withheld = run.is_unwritten(logits.shape[1], {run.spec.special.eos})
+        logits = look(canvas, is_open=is_open, predicted=block.predicted)
+        is_forbidden, is_withheld = run.is_unwritten(logits.shape[1], run.written_special)
         step = run.step(
             canvas,
             logits,

@@ -25,7 +25,8 @@ class Policy(Protocol):
     revises: ClassVar[bool]
     """Drafts may change until the block is settled; otherwise a committed token is final at once."""
     starts_from_noise: ClassVar[bool]
-    """The canvas starts as random tokens instead of masks."""
+    """The canvas starts as random tokens instead of masks. Then all of a block stays open until it is settled, its ends
+    too; a step may commit nothing; and the entropy is that of the distribution at the step's temperature."""
 
     @property
     def reads_entropy(self) -> bool:
@@ -330,6 +331,8 @@ class Renoise:
     """Mean nats per position below which an unchanged argmax ends the block."""
     steps: int = 48
     """Most forwards per block."""
+    cooling: float = 0.5
+    """Share of the request's temperature that it falls towards along the steps; DiffusionGemma has 0.8 to 0.4."""
     revises: ClassVar[bool] = True
     starts_from_noise: ClassVar[bool] = True
 
@@ -337,6 +340,7 @@ class Renoise:
         _at_least(self.bound, 0.0, "bound")
         _at_least(self.settle_entropy, 0.0, "settle_entropy")
         _at_least(self.steps, 1, "steps")
+        _fraction(self.cooling, "cooling")
 
     @property
     def reads_entropy(self) -> bool:
@@ -356,8 +360,8 @@ class Renoise:
         return self.steps
 
     def temperature_scale(self, step: int) -> float:
-        """Falls from 1 to 1/2, so 0.8 to 0.4 as in DiffusionGemma when the request asks for 0.8; 0 at the last step."""
-        return 0.0 if step + 1 >= self.steps else 1.0 - 0.5 * step / max(self.steps - 2, 1)
+        """Falls from 1 at the first step."""
+        return 1.0 - (1.0 - self.cooling) * step / self.steps
 
 
 class RemaskRate(StrEnum):
@@ -458,11 +462,13 @@ def decide(window: Window, policies: Sequence[Policy]) -> Decision:
     if len(kinds) == 1:
         return type(policies[0]).decide_rows(window, policies)
     commit, edit, remask = (torch.zeros_like(window.is_masked) for _ in range(3))
-    is_settled = torch.zeros_like(window.seed, dtype=torch.bool)
+    is_settled, takes_argmax = (torch.zeros_like(window.seed, dtype=torch.bool) for _ in range(2))
     for kind in kinds:
         rows = [row for row, policy in enumerate(policies) if type(policy) is kind]
         index = torch.tensor(rows, device=window.state.device)
         part = kind.decide_rows(window.rows(index), [policies[row] for row in rows])
         commit[index], edit[index], remask[index] = part.commit, part.edit, part.remask
         is_settled[index] = part.is_settled
-    return Decision(commit=commit, edit=edit, remask=remask, is_settled=is_settled)
+        if part.takes_argmax is not None:
+            takes_argmax[index] = part.takes_argmax
+    return Decision(commit=commit, edit=edit, remask=remask, is_settled=is_settled, takes_argmax=takes_argmax)

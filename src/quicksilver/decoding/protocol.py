@@ -25,6 +25,23 @@ class CanvasLogits(Protocol):
 
 
 @runtime_checkable
+class ConditionedLogits(CanvasLogits, Protocol):
+    """One that sees, beside the canvas, what it predicted at the step before (self-conditioning)."""
+
+    def with_predicted(
+        self, token_ids: Int[Tensor, " L"], block_ids: Int[Tensor, " L"], predicted: Float[Tensor, "W V"] | None
+    ) -> Float[Tensor, "L V"]:
+        """The same.
+
+        Args:
+            token_ids: as without.
+            block_ids: as without; the last block is the one being denoised.
+            predicted: probabilities at its W positions; None at its first step.
+        """
+        ...
+
+
+@runtime_checkable
 class StaleLogits(CanvasLogits, Protocol):
     """One that can also see rows as they were: the reference of a cache, see ``kept_rows``."""
 

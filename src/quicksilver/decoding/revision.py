@@ -46,22 +46,33 @@ def renoise(
     """Accept positions by the entropy bound over the whole window and put fresh noise on all others.
 
     Accepted drafts take the new candidate if it differs; drafts that are no longer accepted become noise again. At the
-    end (argmax unchanged for a step and mean entropy below ``settle_entropy``, or ``max_steps``, where the policy is
-    greedy) everything takes its candidate. Source: the renoise sampler of DiffusionGemma, read in SGLang and vLLM
-    (2026). Differs from it: a row that has noise left accepts at least one noisy position, and no number is shared
-    between rows.
+    end (argmax unchanged for a step and mean entropy below ``settle_entropy``, or ``max_steps``) everything takes its
+    argmax. Source: DiffusionGemma's sampler in transformers (2026); its bound on the entropy is EB-Sampler's
+    (arXiv:2505.24857).
     """
     is_open = window.is_masked | window.is_draft
     mean_entropy = (window.entropy * is_open).sum(dim=-1) / is_open.sum(dim=-1).clamp(min=1)
     is_stable = ((window.argmax_ids == window.previous_argmax_ids) | ~is_open).all(dim=-1)
     is_settled = (is_stable & (mean_entropy < settle_entropy)) | (window.step + 1 >= max_steps)
-    accept = entropy_bound(window.entropy, is_open, bound) | first_best(-window.entropy, window.is_masked)
-    accept = torch.where(is_settled[:, None], is_open, accept)
-    return Decision(
+    accept = entropy_bound(window.entropy, is_open, bound)
+    sampled = Decision(
         commit=accept & window.is_masked,
         edit=accept & window.is_draft & (window.candidate_ids != window.token_ids),
         remask=~accept & window.is_draft,
         is_settled=is_settled,
+    )
+    return take_argmax(sampled, window, is_settled)
+
+
+def take_argmax(decision: Decision, window: Window, where: Bool[Tensor, " B"]) -> Decision:
+    """The decision, but in some rows everything that is open takes its argmax and is settled."""
+    rows = where[:, None]
+    return Decision(
+        commit=torch.where(rows, window.is_masked, decision.commit),
+        edit=torch.where(rows, window.is_draft & (window.argmax_ids != window.token_ids), decision.edit),
+        remask=decision.remask & ~rows,
+        is_settled=decision.is_settled | where,
+        takes_argmax=where if decision.takes_argmax is None else decision.takes_argmax | where,
     )
 
 

@@ -21,8 +21,9 @@ from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.lengths import LengthRule
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import JointThreshold, decide
-from quicksilver.decoding.protocol import CanvasLogits, StaleLogits
-from quicksilver.decoding.selection import Candidates, select
+from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
+from quicksilver.decoding.revision import take_argmax
+from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import ConfigError, InputError
@@ -46,6 +47,8 @@ class BlockProgress:
     """As the first step began."""
     num_post_steps: int = 0
     previous_argmax: Tensor | None = None
+    predicted: Tensor | None = None
+    """Probabilities that the step before gave, or what the network makes of them, where it sees them; None: none."""
     seen: set[bytes] = field(default_factory=set)
 
     def has_seen(self, canvas: Canvas) -> bool:
@@ -66,14 +69,32 @@ class Run:
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
         self.lengths_compete = LengthRule(spec.decoding.lengths) is LengthRule.COMPETING
-        self.holds_ends = (params.ends or Ends(spec.decoding.ends)) is Ends.HELD
+        is_whole = self.policy.starts_from_noise
+        if is_whole and params.ends is Ends.HELD:
+            raise ConfigError(
+                f"{type(self.policy).__name__} denoises blocks as a whole, their ends too: leave ends out"
+            )
+        self.holds_ends = not is_whole and (params.ends or Ends(spec.decoding.ends)) is Ends.HELD
+        self.written_special = frozenset({spec.special.eos} | ({spec.special.pad} if is_whole else set()) - {None})
+        """Special tokens that a block may hold: what was trained on noise was trained on whole blocks, padded behind
+        their end."""
         self.ledger = Ledger()
         self.is_cut = False
         """Whether ``max_nfe`` made a step commit more than the policy would have."""
 
+    def temperature_at(self, step: int) -> float:
+        """Of the candidates that are drawn at this step of a block."""
+        return self.temperature * self.policy.temperature_scale(step)
+
+    def measured_at(self, step: int) -> float:
+        """Temperature of the distribution that entropy is measured of and self-conditioning sees."""
+        return (self.temperature_at(step) or 1.0) if self.policy.starts_from_noise else 1.0
+
     @property
     def ends_circles(self) -> bool:
         """Whether a revised block ends where it stands as it stood before."""
+        if self.policy.starts_from_noise:
+            return False  # noise is new at every step
         return not (isinstance(self.policy, JointThreshold) and self.policy.max_edits is None)
 
     @property
@@ -126,13 +147,22 @@ class ReferenceRun(Run):
         if params.cache is not Cache.EXACT and not isinstance(logits_fn, StaleLogits):
             raise ConfigError(f"cache {params.cache} needs a denoiser that can see stale rows (StaleLogits)")
 
-    def look(self, canvas: Canvas, block_ids: Int[Tensor, " L"], is_open: Bool[Tensor, " L"]) -> Float[Tensor, "N V"]:
-        """One forward; the logits of the open positions."""
-        logits = self.ledger.forward(self.logits_fn, canvas.token_ids, block_ids)
+    def look(
+        self, canvas: Canvas, block_ids: Int[Tensor, " L"], is_open: Bool[Tensor, " L"], predicted: Tensor | None = None
+    ) -> Float[Tensor, "N V"]:
+        """One forward; the logits of the open positions. ``predicted`` as in ``ConditionedLogits``."""
+        see = self.logits_fn
+        if isinstance(see, ConditionedLogits):
+            see = partial(see.with_predicted, predicted=predicted)
+        logits = self.ledger.forward(see, canvas.token_ids, block_ids)
         return logits[is_open.nonzero()[:, 0].to(logits.device)]
 
     def look_in_place(
-        self, canvas: Canvas, is_written: Bool[Tensor, " L"], is_open: Bool[Tensor, " L"]
+        self,
+        canvas: Canvas,
+        is_written: Bool[Tensor, " L"],
+        is_open: Bool[Tensor, " L"],
+        predicted: Tensor | None = None,
     ) -> Float[Tensor, "N V"]:
         """One forward under full attention as ``params.cache`` says; the logits of the open positions.
 
@@ -140,10 +170,11 @@ class ReferenceRun(Run):
             canvas: what is seen.
             is_written: where tokens are being written, the open positions among them.
             is_open: what is decided.
+            predicted: as in ``look``.
         """
         block_ids = torch.zeros(len(canvas), dtype=torch.int64)
         if not isinstance(self.logits_fn, StaleLogits) or self.params.cache is Cache.EXACT:
-            return self.look(canvas, block_ids, is_open)
+            return self.look(canvas, block_ids, is_open, predicted)
         columns = self._kept.columns(canvas.token_ids, is_written)
         is_computed = torch.zeros(len(canvas), dtype=torch.bool).index_fill(0, columns, value=True)
         see = partial(self.logits_fn.with_stale, is_computed=is_computed)
@@ -158,12 +189,15 @@ class ReferenceRun(Run):
     def _commit_all(self, decision: Decision, seen: Window) -> Decision:
         is_complete = bool((decision.commit == seen.is_masked).all()) and bool(decision.is_settled.all())
         self.is_cut = self.is_spent and not is_complete
+        if self.policy.starts_from_noise:
+            return take_argmax(decision, seen, torch.ones_like(decision.is_settled))
         return Decision(
             commit=seen.is_masked,
             # What is behind an end has not been written: an end that went now would leave masks behind.
             edit=decision.edit & ~torch.isin(seen.token_ids, torch.tensor(sorted(self.end_ids))),
             remask=torch.zeros_like(decision.remask),
             is_settled=torch.ones_like(decision.is_settled),
+            takes_argmax=decision.takes_argmax,
         )
 
     def step(
@@ -189,20 +223,24 @@ class ReferenceRun(Run):
         index = is_open.nonzero()[:, 0]
         if block.step == 0:
             block.num_masks = int((canvas.is_masked & is_open).sum())
+        adjustments = canvas_adjustments(self.params, canvas, logits.shape[0])
         found = select_rows(
             logits,
             self.params,
-            temperature=self.temperature * self.policy.temperature_scale(block.step),
+            temperature=self.temperature_at(block.step),
+            measured_at=self.measured_at(block.step),
             positions=positions[index],
             step=block.step,
             is_forbidden=is_forbidden,
             is_withheld=is_withheld,
-            adjustments=canvas_adjustments(self.params, canvas, logits.shape[0]),
+            adjustments=adjustments,
         )
+        if isinstance(self.logits_fn, ConditionedLogits):
+            block.predicted = self._distribution(logits, block.step, is_forbidden, adjustments)
         seen = self._window(canvas, found, index, positions, block, window)
         decision = decide(hold_ends(seen, self.spec.special.eos), [self.policy])
         has_masks = bool(seen.is_masked.any())
-        if has_masks and not bool(decision.commit.any()):
+        if has_masks and not bool(decision.commit.any()) and not self.policy.starts_from_noise:
             raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {block.step}")
         if is_forced:
             decision = self._commit_all(decision, seen)
@@ -210,14 +248,28 @@ class ReferenceRun(Run):
         block.num_post_steps += not has_masks
         block.previous_argmax = seen.argmax_ids
         spread = [_spread(mask[0], window, len(canvas)) for mask in (decision.commit, decision.edit, decision.remask)]
+        token_ids = decision.written(found.token_ids[None], found.argmax_ids[None])[0]
+        confidence = decision.written(found.confidence[None], found.argmax_confidence[None])[0]
         return Step(
-            token_ids=canvas.token_ids.scatter(0, index, found.token_ids),
-            confidence=canvas.confidence.scatter(0, index, found.confidence),
+            token_ids=canvas.token_ids.scatter(0, index, token_ids),
+            confidence=canvas.confidence.scatter(0, index, confidence),
             commit=spread[0],
             edit=spread[1],
             remask=spread[2],
             is_settled=bool(decision.is_settled[0]),
             alternatives=None if found.alternatives is None else found.alternatives.spread(index, len(canvas)),
+        )
+
+    def _distribution(
+        self, logits: Tensor, step: int, is_forbidden: Tensor, adjustments: Adjustments | None
+    ) -> Float[Tensor, "N V"]:
+        """What self-conditioning sees at the next step."""
+        device = logits.device
+        return distribution(
+            logits,
+            is_forbidden=is_forbidden.to(device),
+            measured_at=torch.full((logits.shape[0],), self.measured_at(step), device=device),
+            adjustments=None if adjustments is None else adjustments.to(device),
         )
 
     def _window(
@@ -278,6 +330,7 @@ def select_rows(
     positions: Int[Tensor, " N"],
     step: int,
     is_forbidden: Bool[Tensor, "#N V"],
+    measured_at: float = 1.0,
     is_withheld: Bool[Tensor, "#N V"] | None = None,
     adjustments: Adjustments | None = None,
 ) -> Candidates:
@@ -288,6 +341,7 @@ def select_rows(
         is_forbidden=is_forbidden.to(device),
         is_withheld=None if is_withheld is None else is_withheld.to(device),
         temperature=torch.full((count,), float(temperature), device=device),
+        measured_at=None if measured_at == 1 else torch.full((count,), measured_at, device=device),
         seed=torch.full((count,), params.seed, device=device),
         positions=positions.to(device),
         step=torch.full((count,), step, device=device),

@@ -24,10 +24,12 @@ class Candidates:
     argmax_ids: Int[Tensor, " N"]
     confidence: Float[Tensor, " N"]
     """Probability of ``token_ids``."""
+    argmax_confidence: Float[Tensor, " N"]
+    """Probability of ``argmax_ids``."""
     margin: Float[Tensor, " N"]
     """Probability of the best token minus that of the second best, of those that may be chosen."""
     entropy: Float[Tensor, " N"]
-    """Nats; NaN where nobody asked for it."""
+    """Nats, at the temperature that was asked for; NaN where nobody asked for it."""
     alternatives: Alternatives | None = None
     """The likeliest tokens of those that may be chosen; None: nobody asked for them."""
 
@@ -54,7 +56,7 @@ class Candidates:
         )
 
 
-_PER_ROW = ("token_ids", "argmax_ids", "confidence", "margin", "entropy")
+_PER_ROW = ("token_ids", "argmax_ids", "confidence", "argmax_confidence", "margin", "entropy")
 
 
 def select(
@@ -70,6 +72,7 @@ def select(
     top_p: Float[Tensor, " N"] | None = None,
     adjustments: Adjustments | None = None,
     has_entropy: bool = True,
+    measured_at: Float[Tensor, " N"] | None = None,
     num_alternatives: int = 0,
 ) -> Candidates:
     """Choose one token per row.
@@ -91,6 +94,7 @@ def select(
         top_p: keep the smallest set of likeliest tokens whose probability at this temperature reaches p.
         adjustments: bias and penalties, made first: all numbers are those of the adjusted logits.
         has_entropy: whether a policy reads the entropy, which costs as much as everything else.
+        measured_at: temperature of the distribution whose entropy it is; None: 1.
         num_alternatives: likeliest tokens to name beside each candidate.
     """
     allowed = without(adjust(logits, adjustments), is_forbidden)
@@ -102,20 +106,24 @@ def select(
     is_sampled = temperature > 0
     if bool(is_sampled.any()):
         scaled = choosable.double() / torch.where(is_sampled, temperature, 1.0).double()[:, None]
-        scaled = _truncate(scaled, top_k, top_p)
-        vocabulary = torch.arange(logits.shape[1], device=logits.device)
-        uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
-        perturbed = scaled - torch.log(-torch.log(uniform))
-        token_ids = torch.where(is_sampled, _argmax(perturbed), argmax_ids)
+        drawn = _drawn(_truncate(scaled, top_k, top_p), seed, positions, step)
+        token_ids = torch.where(is_sampled, drawn, argmax_ids)
         chosen = allowed.gather(-1, token_ids[:, None])[:, 0]
     return Candidates(
         token_ids=token_ids,
         argmax_ids=argmax_ids,
         confidence=((chosen - greatest).exp() / total).float(),
+        argmax_confidence=((best - greatest).exp() / total).float(),
         margin=(((best - greatest).exp() - (second - greatest).exp()) / total).float(),
-        entropy=_entropy(allowed) if has_entropy else torch.full_like(best, torch.nan),
+        entropy=_entropy(_tempered(allowed, measured_at)) if has_entropy else torch.full_like(best, torch.nan),
         alternatives=_alternatives(choosable, greatest, total, num_alternatives) if num_alternatives else None,
     )
+
+
+def _drawn(scaled: Float[Tensor, "N V"], seed: Tensor, positions: Tensor, step: Tensor) -> Int[Tensor, " N"]:
+    vocabulary = torch.arange(scaled.shape[1], device=scaled.device)
+    uniform = draw_per_token(Purpose.TOKEN, seed, positions, step, vocabulary)
+    return _argmax(scaled - torch.log(-torch.log(uniform)))
 
 
 def likeliest_tokens(
@@ -181,6 +189,22 @@ def _two_best(values: Float[Tensor, "N V"]) -> tuple[Int[Tensor, " N"], Float[Te
 
 def _entropy(logits: Float[Tensor, "N V"]) -> Float[Tensor, " N"]:
     return torch.special.entr(torch.softmax(logits, dim=-1)).sum(dim=-1)
+
+
+def _tempered(logits: Float[Tensor, "N V"], temperature: Float[Tensor, " N"] | None) -> Float[Tensor, "N V"]:
+    return logits if temperature is None else logits / temperature[:, None]
+
+
+def distribution(
+    logits: Float[Tensor, "N V"],
+    *,
+    is_forbidden: Bool[Tensor, "#N V"],
+    measured_at: Float[Tensor, " N"] | None = None,
+    adjustments: Adjustments | None = None,
+) -> Float[Tensor, "N V"]:
+    """Probabilities of all tokens; the arguments mean what those of ``select`` mean."""
+    allowed = without(adjust(logits, adjustments), is_forbidden)
+    return torch.softmax(_tempered(allowed, measured_at), dim=-1)
 
 
 def token_probability(

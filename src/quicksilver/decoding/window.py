@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -20,6 +21,7 @@ class Window:
     previous_argmax_ids: Int[Tensor, "B W"]
     """``argmax_ids`` one step earlier, -1 at the first step."""
     confidence: Float[Tensor, "B W"]
+    """Of the candidate."""
     margin: Float[Tensor, "B W"]
     entropy: Float[Tensor, "B W"]
     commit_confidence: Float[Tensor, "B W"]
@@ -61,3 +63,9 @@ class Decision:
     """Put the mask (or fresh noise) back on this DRAFT."""
     is_settled: Bool[Tensor, " B"]
     """The row wants no further step once it has no mask left."""
+    takes_argmax: Bool[Tensor, " B"] | None = None
+    """What the row writes are the argmax tokens, not the candidates; None: in no row."""
+
+    def written(self, candidate: Tensor, argmax: Tensor) -> Tensor:
+        """The token, or a number that belongs to it, that each position takes if it is written."""
+        return candidate if self.takes_argmax is None else torch.where(self.takes_argmax[:, None], argmax, candidate)

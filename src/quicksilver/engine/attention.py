@@ -31,12 +31,15 @@ class PageMemory:
     """
 
     def __init__(self, config: DenoiserConfig, pool: PagePool, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (pool.num_pages * pool.page_size, config.num_kv_heads, config.head_width)
         self.page_size = pool.page_size
-        self.group = config.num_heads // config.num_kv_heads
-        """Query heads that share a key/value head."""
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        kinds = config.attentions
+        self.is_even = len(set(kinds)) == 1 and kinds[0].window is None
+        """Whether all layers are alike and see everything."""
+        self.group = config.num_heads // kinds[0].num_kv_heads
+        """Query heads that share a key/value head, where layers are alike."""
+        shapes = [(pool.num_pages * pool.page_size, each.num_kv_heads, each.head_width) for each in kinds]
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
 
     @property
     def num_bytes(self) -> int:
@@ -109,20 +112,24 @@ class PagedAttention:
         device = memory.keys[0].device
         self._memory, self._layer = memory, 0
         self._packed = None
-        if kernels.are_used(memory.keys[0]):
+        if memory.is_even and kernels.are_used(memory.keys[0]):
             from quicksilver.engine.kernels.attention import PackedAttention, SeenRows
 
             # A row's sums never depend on its company there, so strict arithmetic asks for nothing.
             seen = [SeenRows(each.rows, each.slots, each.limits()) for each in requests]
             self._packed = PackedAttention(seen, memory.page_size, memory.group, device)
-        plans = [] if self._packed else requests
-        self._plans = [_Plan.of(each, memory, is_strict=is_strict) for each in plans]
+        self._requests, self._is_strict = requests, is_strict
+        self._plans: dict[int | None, list[_Plan]] = {}
         kept = [each for each in requests if each.slots is not None]
         self._kept_rows = _in_place(_joined([torch.arange(each.rows.start, each.rows.stop) for each in kept]), device)
         self._kept_slots = _in_place(_joined([each.written() for each in kept]), device)
 
     def __call__(
-        self, query: Float[Tensor, "1 H T K"], key: Float[Tensor, "1 G T K"], value: Float[Tensor, "1 G T K"]
+        self,
+        query: Float[Tensor, "1 H T K"],
+        key: Float[Tensor, "1 G T K"],
+        value: Float[Tensor, "1 G T K"],
+        window: int | None = None,
     ) -> Float[Tensor, "1 H T K"]:
         keys, values = self._memory.keys[self._layer], self._memory.values[self._layer]
         self._layer += 1
@@ -130,7 +137,11 @@ class PagedAttention:
         values[self._kept_slots] = value[0].transpose(0, 1)[self._kept_rows]
         if self._packed is not None:
             return self._packed(query, key, value, keys, values)
-        out = [part for plan in self._plans for part in plan.attend(query, key, value, keys, values)]
+        if window not in self._plans:
+            self._plans[window] = [
+                _Plan.of(each, self._memory, sliding=window, is_strict=self._is_strict) for each in self._requests
+            ]
+        out = [part for plan in self._plans[window] for part in plan.attend(query, key, value, keys, values)]
         num_idle = query.shape[2] - sum(part.shape[2] for part in out)
         if num_idle:
             out.append(query.new_zeros(1, query.shape[1], num_idle, query.shape[3]))
@@ -148,21 +159,26 @@ class _Plan:
     """Of all its positions; None: nothing is kept."""
     groups: tuple["_Group", ...] = ()
     """Its context rows."""
-    window_bias: Float[Tensor, "W n"] | None = None
-    """None: window rows see everything."""
+    window_bias: Float[Tensor, "W seen"] | None = None
+    """None: window rows see everything from ``first_key`` on."""
+    first_key: int = 0
+    """The first position that any window row sees."""
 
     @classmethod
-    def of(cls, request: RequestRows, memory: PageMemory, *, is_strict: bool) -> "_Plan":
+    def of(cls, request: RequestRows, memory: PageMemory, *, sliding: int | None, is_strict: bool) -> "_Plan":
         start, stop = request.rows.start, request.rows.stop
         window = slice(start + request.num_context, stop)
         if request.slots is None:
             return cls(window)
         pages = _Pages.of(request.slots, memory)
-        groups = _strict_groups(request) if is_strict else _one_group(request)
-        bias = None
+        groups = _strict_groups(request, sliding) if is_strict else _one_group(request, sliding)
+        end = request.num_cached + request.num_context
+        first, bias = 0 if sliding is None else max(end + 1 - sliding, 0), None
         if request.has_causal_window:
-            bias = _bias(_causal_window(window.stop - window.start, pages.count), memory.keys[0])
-        return cls(window, pages, tuple(group.prepared(memory.keys[0], is_strict=is_strict) for group in groups), bias)
+            mask = _causal_window(window.stop - window.start, pages.count, sliding)
+            bias = _bias(mask[:, first:], memory.keys[0])
+        prepared = tuple(group.prepared(memory.keys[0], is_strict=is_strict) for group in groups)
+        return cls(window, pages, prepared, bias, first)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor) -> list[Tensor]:
         """The rows' results, context before window.
@@ -177,7 +193,7 @@ class _Plan:
         is_grouped = query.shape[1] != key.shape[1]
         out = [group.attend(query, key, value, is_grouped=is_grouped) for group in self.groups]
         if self.window.stop > self.window.start:
-            rows = query[:, :, self.window], key, value
+            rows = query[:, :, self.window], key[:, :, self.first_key :], value[:, :, self.first_key :]
             out.append(F.scaled_dot_product_attention(*rows, attn_mask=self.window_bias, enable_gqa=is_grouped))
         return out
 
@@ -206,9 +222,10 @@ class _Pages:
         return data.unflatten(0, (-1, self.size)).index_select(0, self.found).flatten(0, 1)[: self.count]
 
 
-def _causal_window(width: int, count: int) -> Bool[Tensor, "W n"]:
-    """The last ``width`` of ``count`` positions see all before them and themselves."""
-    return torch.ones(width, count, dtype=torch.bool).tril(diagonal=count - width)
+def _causal_window(width: int, count: int, sliding: int | None) -> Bool[Tensor, "W n"]:
+    """The last ``width`` of ``count`` positions see all before them and themselves, or ``sliding`` of these."""
+    mask = torch.ones(width, count, dtype=torch.bool).tril(diagonal=count - width)
+    return mask if sliding is None else mask.triu(diagonal=count - width + 1 - sliding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +266,16 @@ def _padded(x: Tensor, before: int, behind: int) -> Tensor:
     return F.pad(x, (0, 0, before, behind)) if before or behind else x
 
 
-def _one_group(request: RequestRows) -> list[_Group]:
-    """Context rows see the final positions of their own and earlier blocks."""
+def _one_group(request: RequestRows, sliding: int | None) -> list[_Group]:
+    """Context rows see the final positions of their own and earlier blocks, not all of them in a sliding layer."""
     if not request.num_context:
         return []
     start, end = request.rows.start, request.num_cached + request.num_context
     blocks = torch.arange(end) if request.context_blocks is None else request.context_blocks[:end]
-    mask = blocks[None, :] <= blocks[request.num_cached :, None]
+    own = blocks[request.num_cached :].contiguous()
+    mask = blocks[None, :] <= own[:, None]
+    if sliding is not None:
+        mask &= torch.arange(end) > torch.searchsorted(blocks, own)[:, None] - sliding
     return [_Group(slice(start, start + request.num_context), mask, end)]
 
 
@@ -264,7 +284,7 @@ STRICT_ROWS = 32
 another way, and the order of sums with it."""
 
 
-def _strict_groups(request: RequestRows) -> list[_Group]:
+def _strict_groups(request: RequestRows, sliding: int | None) -> list[_Group]:
     """The same by groups of ``STRICT_ROWS`` positions, each padded to full size.
 
     A row's group, its place there and the number of keys follow from its position alone, as long as no block is longer
@@ -272,7 +292,7 @@ def _strict_groups(request: RequestRows) -> list[_Group]:
     """
     num_ahead = STRICT_ROWS if request.context_blocks is None else 2 * STRICT_ROWS
     groups: list[_Group] = []
-    for whole in _one_group(request):
+    for whole in _one_group(request, sliding):
         first, last = request.num_cached, request.num_cached + request.num_context
         for start in range(first // STRICT_ROWS * STRICT_ROWS, last, STRICT_ROWS):
             low, high = max(start, first), min(start + STRICT_ROWS, last)

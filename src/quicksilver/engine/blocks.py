@@ -52,7 +52,7 @@ class BlockSequence(WindowSequence):
         self._limit = self.num_prompt + (self.params.max_tokens or DEFAULT_MAX_TOKENS)
         self._prompt = Canvas.of_prompt(self.context_ids)
         self._written: list[Canvas] = []
-        self._rules = (TokenRule(*self.run.unwritten_ids({spec.special.eos})),)
+        self._rules = (TokenRule(*self.run.unwritten_ids(self.run.written_special)),)
         self._open_block(task.prompt_ids[self.num_prompt - shared :])
 
     def _require_on_grid(self, lengths: tuple[int, ...]) -> None:
@@ -130,11 +130,13 @@ class BlockSequence(WindowSequence):
 
     def open_columns(self) -> list[int]:
         found = self._first_end() if self.run.holds_ends else None
-        end = self._stop if found is None else found + 1
+        # Noise is denoised in whole blocks, also where they are cut afterwards.
+        stop = len(self.state) if self.run.policy.starts_from_noise else self._stop
+        end = stop if found is None else found + 1
         columns = [column for column in range(self._start, end) if self.state[column] in (State.MASK, State.DRAFT)]
         first = next((column for column in columns if self.state[column] == State.MASK), None)
-        stop = None if first is None or self.is_forced else open_end(self.spec.decoding, first)
-        return columns if stop is None else [column for column in columns if column < stop]
+        last = None if first is None or self.is_forced else open_end(self.spec.decoding, first)
+        return columns if last is None else [column for column in columns if column < last]
 
     def look(self) -> Look:
         return self._look(self.open_columns(), self._rules)

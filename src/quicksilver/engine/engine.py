@@ -27,7 +27,7 @@ from quicksilver.engine.scheduler import Scheduler, SchedulerConfig
 from quicksilver.engine.sequence import Failure, Outcome
 from quicksilver.engine.sequence import Sequence as RunningRequest
 from quicksilver.engine.speculation import SpeculativeSequence
-from quicksilver.errors import ConfigError, ContextLengthError, EngineError, InputError
+from quicksilver.errors import ConfigError, ContextLengthError, EngineError, InputError, RankError
 from quicksilver.models.config import DenoiserConfig
 from quicksilver.models.denoiser import Denoiser
 
@@ -259,6 +259,8 @@ class Engine:
         start = self.clock()
         try:
             outcomes = dict((turn.sequence.job_id, outcome) for turn, outcome in self.runner.run(turns))
+        except RankError:  # with the other processes out of step no request can go on
+            raise
         except Exception as error:  # noqa: BLE001  # a request that the network cannot take must not end the others
             # Its traceback would keep the activations alive while memory is short, and as long as a caller has it.
             traceback.clear_frames(error.__traceback__)
@@ -352,6 +354,6 @@ def num_pages(shape: DenoiserConfig, config: EngineConfig, dtype: torch.dtype) -
     """Pages that an engine takes for an architecture whose keys and values are of ``dtype``."""
     if config.num_pages is not None:
         return config.num_pages
-    per_page = 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * dtype.itemsize * config.page_size
+    per_page = shape.num_kept_per_position * dtype.itemsize * config.page_size
     wanted = config.max_running * -(-shape.max_length // config.page_size)
     return max(min(wanted, MAX_DEFAULT_BYTES // per_page), -(-shape.max_length // config.page_size))

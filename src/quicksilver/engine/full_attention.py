@@ -110,7 +110,7 @@ class InPlaceBlockSequence(CanvasSequence):
         super().__init__(job_id, request, spec)
         self.num_prompt = self._stop = len(task.prompt_ids)
         self._block_length = self.params.block_length or spec.block_length
-        self._rules = (TokenRule(*self.run.unwritten_ids({spec.special.eos})),)
+        self._rules = (TokenRule(*self.run.unwritten_ids(self.run.written_special)),)
         masks = Canvas.of_masks(self.params.max_tokens or DEFAULT_MAX_TOKENS, mask_id=spec.special.mask, hole=0)
         canvas = Canvas.join([Canvas.of_prompt(task.prompt_ids), masks])
         self._lay_out(canvas, torch.arange(len(canvas)))

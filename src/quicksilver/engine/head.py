@@ -7,14 +7,15 @@ on its own hidden state and parameters only; ``decoding.selection`` chooses, as 
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from quicksilver.decoding.adjustments import Adjustments, adjust
-from quicksilver.decoding.selection import Candidates, select, without
+from quicksilver.decoding.adjustments import Adjustments
+from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.engine import kernels
 from quicksilver.models.denoiser import Denoiser
 
@@ -45,6 +46,8 @@ class HeadParams:
     """Of all rows."""
     has_entropy: bool = True
     """Whether a row's policy reads it."""
+    measured_at: Float[Tensor, " N"] | None = None
+    """None if it is 1 for all rows."""
     watched: Int[Tensor, "N k"] | None = None
     """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
     num_alternatives: Int[Tensor, " N"] | None = None
@@ -60,6 +63,8 @@ class HeadParams:
 
     def need_logits(self) -> list[bool] | None:
         """Which rows change logits, truncate their distribution or rank it, so that all are needed; None: none."""
+        if self.measured_at is not None:
+            return [True] * self.rule.shape[0]
         if all(each is None for each in (self.adjustments, self.top_k, self.top_p, self.num_alternatives)):
             return None
         found = torch.zeros_like(self.rule, dtype=torch.bool)
@@ -76,7 +81,7 @@ class HeadParams:
     def rows(self, start: int, stop: int) -> dict[str, Tensor | Adjustments | bool | int | None]:
         """``select``'s arguments for the rows [start, stop)."""
         index = slice(start, stop)
-        per_row = ("temperature", "seed", "positions", "step", "top_k", "top_p")
+        per_row = ("temperature", "seed", "positions", "step", "top_k", "top_p", "measured_at")
         taken = {name: None if getattr(self, name) is None else getattr(self, name)[index] for name in per_row}
         # One set for all rows broadcasts.
         rule = slice(0, 1) if self.is_forbidden.shape[0] == 1 else self.rule[index]
@@ -89,10 +94,18 @@ class HeadParams:
         }
 
 
-def choose(
-    denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, least_rows: int = 1
-) -> tuple[Candidates, Float[Tensor, "N k"] | None]:
-    """One candidate per hidden row, and the probabilities of the tokens watched.
+class Chosen(NamedTuple):
+    """What the head says of N rows."""
+
+    candidates: Candidates
+    watched: Float[Tensor, "N k"] | None = None
+    """Probabilities of the tokens watched."""
+    predicted: Float[Tensor, "N D"] | None = None
+    """Mean embeddings of what is predicted, where the denoiser sees them at its next step."""
+
+
+def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, least_rows: int = 1) -> Chosen:
+    """One candidate per hidden row, and what else is asked for.
 
     Args:
         denoiser: whose head is used.
@@ -108,53 +121,59 @@ def choose(
     candidates, watched = choose_packed(hidden, weight, **params.packed())  # pyright: ignore[reportArgumentType]
     need_logits = params.need_logits()
     if need_logits is None or not any(need_logits):
-        return candidates, watched
-    found: list[_Found] = []
+        return Chosen(candidates, watched)
+    found: list[Chosen] = []
     bounds = [0, *(at for at in range(1, len(need_logits)) if need_logits[at] != need_logits[at - 1]), len(need_logits)]
     for start, stop in pairwise(bounds):
         if need_logits[start]:
             found += _choose_rows(denoiser, hidden, params, start, stop, least_rows)
         else:
             index = slice(start, stop)
-            found.append((candidates.rows(index), None if watched is None else watched[index]))
+            found.append(Chosen(candidates.rows(index), None if watched is None else watched[index]))
     return _joined(found)
 
 
-_Found = tuple[Candidates, Tensor | None]
-"""Candidates of some rows and the probabilities watched."""
-
-
 def _plain_weight(denoiser: Denoiser) -> Tensor | None:
-    """The head's matrix; None where it is not an ordinary one, but quantized."""
+    """The head's matrix; None where it is not an ordinary one, but quantized or a part, or its products are not all."""
+    if denoiser.config.logit_cap is not None or denoiser.config.has_canvas_pass:
+        return None
     weight = (denoiser.lm_head or denoiser.model.embed_tokens).weight
-    return weight if type(weight) in (Tensor, nn.Parameter) else None
+    is_whole = weight.shape[0] == denoiser.config.vocab_size
+    return weight if is_whole and type(weight) in (Tensor, nn.Parameter) else None
 
 
-def _joined(found: list[_Found]) -> _Found:
+def _joined(found: list[Chosen]) -> Chosen:
     if len(found) == 1:
         return found[0]
-    watched = [seen for _, seen in found if seen is not None]
-    return Candidates.join([candidates for candidates, _ in found]), torch.cat(watched) if watched else None
+    watched = [each.watched for each in found if each.watched is not None]
+    predicted = [each.predicted for each in found if each.predicted is not None]
+    return Chosen(
+        Candidates.join([each.candidates for each in found]),
+        torch.cat(watched) if watched else None,
+        torch.cat(predicted) if predicted else None,
+    )
 
 
 def _choose_rows(
     denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, stop: int, least_rows: int
-) -> list[_Found]:
+) -> list[Chosen]:
     """By torch, a tile at a time."""
     tile = max(1, TILE_ELEMENTS // denoiser.config.vocab_size)
     starts = range(start, stop, tile)
     return [_choose_tile(denoiser, hidden[at : min(at + tile, stop)], params, at, least_rows) for at in starts]
 
 
-def _choose_tile(
-    denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, least_rows: int
-) -> tuple[Candidates, Tensor | None]:
+def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, least_rows: int) -> Chosen:
     missing = max(least_rows - hidden.shape[0], 0)
     logits = denoiser.logits(F.pad(hidden, (0, 0, 0, missing)) if missing else hidden)[: hidden.shape[0]]
     stop = start + hidden.shape[0]
     given = params.rows(start, stop)
     candidates = select(logits, **given)  # pyright: ignore[reportArgumentType]
-    if params.watched is None:
-        return candidates, None
-    allowed = without(adjust(logits, given["adjustments"]), given["is_forbidden"])  # pyright: ignore[reportArgumentType]
-    return candidates, torch.softmax(allowed, dim=-1).gather(-1, params.watched[start:stop])
+    terms = {name: given[name] for name in ("is_forbidden", "adjustments")}
+    watched = predicted = None
+    if params.watched is not None:
+        watched = distribution(logits, **terms).gather(-1, params.watched[start:stop])  # pyright: ignore[reportArgumentType]
+    if denoiser.config.has_canvas_pass:
+        terms["measured_at"] = given["measured_at"]
+        predicted = denoiser.mean_embedding(distribution(logits, **terms))  # pyright: ignore[reportArgumentType]
+    return Chosen(candidates, watched, predicted)

@@ -4,8 +4,8 @@ Legend: T packed rows, N rows that are decided, B windows, W columns.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
@@ -18,11 +18,12 @@ from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.ledger import Marks
 from quicksilver.decoding.selection import Candidates
-from quicksilver.diffusion.spec import DiffusionSpec
+from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.filling import FillingSequence
 from quicksilver.engine.head import HeadParams, choose
+from quicksilver.engine.network import Lead, Network, network_of
 from quicksilver.engine.pages import PageTable
 from quicksilver.engine.scheduler import Share
 from quicksilver.engine.sequence import (
@@ -37,10 +38,10 @@ from quicksilver.engine.sequence import (
     WindowStep,
 )
 from quicksilver.engine.windows import RowStep, StepOutcome, WindowState, take_step
-from quicksilver.errors import InputError
-from quicksilver.models.attention import Attention
+from quicksilver.errors import ConfigError, InputError
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.fused import FusedDenoiser, can_fuse
+from quicksilver.models.layers import CanvasRows
+from quicksilver.models.parallel import ParallelDenoiser
 
 STRICT_LEAST_ROWS = 4
 """Products of fewer rows take other kernels, whose sums go in another order (measured with MKL on AVX2)."""
@@ -62,18 +63,27 @@ class Turn:
         return self.share.num_context + (self.sequence.num_window if self.share.has_window else 0)
 
 
-Network = Callable[[Tensor, Tensor, Attention], Tensor]
-"""Token ids [1, T], positions [1, T] and an attention to hidden rows [1, T, D]."""
+def _require_noise(spec: DiffusionSpec) -> None:
+    """Self-conditioning sees whole blocks behind final tokens."""
+    is_blockwise = spec.layouts == (Layout.BLOCK_CAUSAL,) and spec.has_causal_context and not spec.prediction_shift
+    if spec.objective is not Objective.UNIFORM or not is_blockwise:
+        raise ConfigError(
+            "a denoiser with has_canvas_pass needs a spec of objective uniform, layout block_causal alone, causal "
+            "context and prediction_shift 0"
+        )
 
 
 class Runner:
     """Owns the denoiser, the page memory and nothing else."""
 
     def __init__(self, denoiser: Denoiser, spec: DiffusionSpec, memory: PageMemory, *, is_strict: bool = False) -> None:
+        if denoiser.config.has_canvas_pass:
+            _require_noise(spec)
         self._least_rows = STRICT_LEAST_ROWS if is_strict else 1
         self._is_strict = is_strict
         self._denoiser, self._spec, self._memory = denoiser, spec, memory
-        self.network: Network = FusedDenoiser(denoiser) if can_fuse(denoiser) else denoiser
+        self.network: Network = network_of(denoiser)
+        self._lead = Lead(denoiser, memory) if isinstance(denoiser, ParallelDenoiser) else None
         self.device = memory.keys[0].device
         self._vocab_size = denoiser.config.vocab_size
         self._rules: dict[TokenRule, tuple[Tensor, Tensor]] = {}
@@ -99,11 +109,15 @@ class Runner:
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
-        candidates, watched = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
+        chosen = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
+        candidates, watched = chosen.candidates, chosen.watched
         bounds = pairwise(accumulate(counts, initial=0))
         parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
-        return spoiled + self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
+        outcomes = self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
+        if chosen.predicted is not None:
+            outcomes = _with_predicted(outcomes, deciding, chosen.predicted.split(counts))
+        return spoiled + outcomes
 
     def _forward(self, turns: Seq[Turn]) -> Float[Tensor, "T D"]:
         ids, positions, rows, start = [], [], [], 0
@@ -138,7 +152,26 @@ class Runner:
             ids.append(idle)
             positions.append(idle)
         token_ids, at = (torch.cat(parts)[None].to(self.device) for parts in (ids, positions))
-        return self.network(token_ids, at, PagedAttention(self._memory, rows, is_strict=self._is_strict))[0]
+        attention = PagedAttention(self._memory, rows, is_strict=self._is_strict)
+        if self._denoiser.config.has_canvas_pass:
+            return self._denoiser(token_ids, at, attention, self._canvas_rows(turns, token_ids.shape[1]))[0]
+        with (
+            nullcontext() if self._lead is None else self._lead.leading(token_ids, at, rows, is_strict=self._is_strict)
+        ):
+            return self.network(token_ids, at, attention)[0]
+
+    def _canvas_rows(self, turns: Seq[Turn], num_rows: int) -> CanvasRows:
+        """Which rows are of windows, and what the step before predicted there."""
+        width, dtype = self._denoiser.config.model_width, self._memory.keys[0].dtype
+        is_canvas, predicted, stop = torch.zeros(num_rows, dtype=torch.bool), [], 0
+        for turn in turns:
+            first, stop = stop + turn.share.num_context, stop + turn.num_rows
+            is_canvas[first:stop] = True
+            if turn.share.has_window and isinstance(turn.sequence, WindowSequence):
+                known = turn.sequence.block.predicted
+                predicted.append(torch.zeros(stop - first, width, dtype=dtype) if known is None else known)
+        joined = torch.cat(predicted) if predicted else torch.zeros(0, width, dtype=dtype)
+        return CanvasRows(is_canvas[None].to(self.device), joined.to(self.device))
 
     def _decided_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> Float[Tensor, "N D"]:
         """Hidden rows that predict the open columns of the deciding turns."""
@@ -193,6 +226,9 @@ class Runner:
             is_withheld=torch.stack([withheld for _, withheld in masks]) if has_withheld else None,
             rule=torch.tensor(per_row, device=self.device),
             temperature=spread([float(look.temperature) for look in looks]),
+            measured_at=spread([look.measured_at for look in looks])
+            if any(look.measured_at != 1 for look in looks)
+            else None,
             seed=spread([look.seed for look in looks]),
             positions=torch.tensor([at for look in looks for at in look.positions], device=self.device),
             step=spread([look.step for look in looks]),
@@ -311,6 +347,17 @@ def _with_alternatives(step: WindowStep, sequence: WindowSequence, look: Look, p
     spread = found.spread(torch.tensor(look.open_columns), len(step.canvas))
     canvas = replace(step.canvas, alternatives=spread.over(known, written).without(torch.tensor(marks.remask)))
     return replace(step, canvas=canvas)
+
+
+def _with_predicted(
+    outcomes: Seq[tuple[Turn, Outcome]], turns: Seq[Turn], predicted: Seq[Tensor]
+) -> list[tuple[Turn, Outcome]]:
+    """The steps with what was predicted; every column of such a window is open."""
+    known = {turn.sequence.job_id: rows.cpu() for turn, rows in zip(turns, predicted, strict=True)}
+    return [
+        (turn, replace(outcome, predicted=known[turn.sequence.job_id]) if isinstance(outcome, WindowStep) else outcome)
+        for turn, outcome in outcomes
+    ]
 
 
 def _not_finite() -> Failure:

@@ -44,6 +44,8 @@ class Look:
     """The row that predicts each open column, counted from the window's first; -1 is the last context row. None: the
     column's own, or the one before it if the checkpoint has a prediction shift."""
     temperature: float
+    measured_at: float = 1.0
+    """Temperature of the distribution that entropy is measured of and self-conditioning sees."""
     seed: int
     step: int
     positions: tuple[int, ...]
@@ -69,6 +71,8 @@ class WindowStep:
     had_masks: bool
     is_complete: bool
     """The policy itself committed every mask and was settled."""
+    predicted: Tensor | None = None
+    """Mean embeddings of what was predicted, [W, D], where the denoiser sees them at the next step."""
 
 
 def without_commits(step: WindowStep, before: Canvas, where: Tensor) -> WindowStep:
@@ -297,7 +301,8 @@ class WindowSequence(Sequence):
         return Look(
             open_columns=tuple(columns),
             rules=rules,
-            temperature=self.run.temperature * self.run.policy.temperature_scale(self.block.step),
+            temperature=self.run.temperature_at(self.block.step),
+            measured_at=self.run.measured_at(self.block.step),
             seed=self.params.seed,
             step=self.block.step,
             positions=tuple(positions[column] for column in columns),
@@ -320,7 +325,7 @@ class WindowSequence(Sequence):
         self.canvas, self.state = step.canvas, list(step.state)
         block.step += 1
         block.num_post_steps += not step.had_masks
-        block.previous_argmax = step.argmax_ids
+        block.previous_argmax, block.predicted = step.argmax_ids, step.predicted
         is_finished = self._is_finished(step) or is_forced
         if is_finished and State.DRAFT in self.state:
             still_open = self.open_columns()

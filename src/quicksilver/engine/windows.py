@@ -17,6 +17,7 @@ from torch import Tensor
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.ends import hold_ends
 from quicksilver.decoding.policies import Policy, decide
+from quicksilver.decoding.revision import take_argmax
 from quicksilver.decoding.selection import Candidates
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.diffusion.spec import SpecialIds
@@ -121,15 +122,17 @@ def take_step(
     Raises:
         ConfigError: a policy committed nothing although there are masks.
     """
-    seen = _window(before, is_open, candidates, rows)
+    seen, argmax_confidence = _window(before, is_open, candidates, rows)
     decision = decide(hold_ends(seen, special.eos), [row.policy for row in rows])
     had_masks = seen.is_masked.any(dim=-1)
-    _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
+    # All rows are of one checkpoint, so all start from noise or none does.
+    if not rows[0].policy.starts_from_noise:
+        _require_progress(had_masks & ~decision.commit.any(dim=-1), rows)
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
     if any(row.is_forced for row in rows):
         decision = _forced(decision, seen, rows)
     return StepOutcome(
-        after=_apply(before, seen, decision, rows, special.mask),
+        after=_apply(before, seen, decision, rows, special.mask, argmax_confidence),
         commit=decision.commit,
         edit=decision.edit,
         remask=decision.remask,
@@ -139,8 +142,13 @@ def take_step(
     )
 
 
-def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: Sequence[RowStep]) -> Window:
-    """The policies' view: positions that are not open appear as PROMPT with nothing proposed."""
+def _window(
+    state: WindowState, is_open: Tensor, candidates: Candidates, rows: Sequence[RowStep]
+) -> tuple[Window, Float[Tensor, "B W"]]:
+    """The policies' view, and the probabilities of the argmax tokens, which they do not need.
+
+    Positions that are not open appear as PROMPT with nothing proposed.
+    """
     where = is_open.flatten().nonzero()[:, 0]
 
     def place(*values: Tensor) -> Sequence[Tensor]:
@@ -153,8 +161,10 @@ def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: S
         return torch.tensor(values, device=is_open.device)
 
     candidate_ids, argmax_ids = place(candidates.token_ids, candidates.argmax_ids)
-    confidence, margin, entropy = place(candidates.confidence, candidates.margin, candidates.entropy)
-    return Window(
+    confidence, argmax_confidence, margin, entropy = place(
+        candidates.confidence, candidates.argmax_confidence, candidates.margin, candidates.entropy
+    )
+    window = Window(
         token_ids=state.token_ids,
         state=state.state.masked_fill(~is_open, int(State.PROMPT)),
         candidate_ids=candidate_ids,
@@ -172,6 +182,7 @@ def _window(state: WindowState, is_open: Tensor, candidates: Candidates, rows: S
         num_post_steps=numbers([row.num_post_steps for row in rows]),
         holds_ends=torch.tensor([row.holds_ends for row in rows], device=is_open.device),
     )
+    return window, argmax_confidence
 
 
 def _require_progress(is_stuck: Bool[Tensor, " B"], rows: Sequence[RowStep]) -> None:
@@ -184,6 +195,8 @@ def _forced(decision: Decision, seen: Window, rows: Sequence[RowStep]) -> Decisi
     """Rows that must end commit all their masks, remask nothing and keep their ends."""
     device = seen.token_ids.device
     is_forced = torch.tensor([row.is_forced for row in rows], device=device)
+    if rows[0].policy.starts_from_noise:
+        return take_argmax(decision, seen, is_forced)
     ends = [
         torch.isin(ids, torch.tensor(sorted(row.end_ids), device=device))
         for ids, row in zip(seen.token_ids, rows, strict=True)
@@ -193,20 +206,30 @@ def _forced(decision: Decision, seen: Window, rows: Sequence[RowStep]) -> Decisi
         edit=decision.edit & ~(is_forced[:, None] & torch.stack(ends)),
         remask=decision.remask & ~is_forced[:, None],
         is_settled=decision.is_settled | is_forced,
+        takes_argmax=decision.takes_argmax,
     )
 
 
-def _apply(before: WindowState, seen: Window, decision: Decision, rows: Sequence[RowStep], mask_id: int) -> WindowState:
+def _apply(
+    before: WindowState,
+    seen: Window,
+    decision: Decision,
+    rows: Sequence[RowStep],
+    mask_id: int,
+    argmax_confidence: Float[Tensor, "B W"],
+) -> WindowState:
     """Commits, then edits, then remasks, as ``Canvas`` does them."""
     written = decision.commit | decision.edit
     states = [int(State.DRAFT if row.policy.revises else State.FINAL) for row in rows]
     after = torch.tensor(states, dtype=torch.int8, device=written.device)[:, None].expand_as(before.state)
     nfe = torch.tensor([row.nfe for row in rows], device=written.device)[:, None]
     state = torch.where(decision.commit, after, before.state)
+    token_ids = decision.written(seen.candidate_ids, seen.argmax_ids)
+    confidence = decision.written(seen.confidence, argmax_confidence)
     changed = WindowState(
-        token_ids=torch.where(written, seen.candidate_ids, before.token_ids),
+        token_ids=torch.where(written, token_ids, before.token_ids),
         state=state,
-        confidence=torch.where(written, seen.confidence, before.confidence),
+        confidence=torch.where(written, confidence, before.confidence),
         step_committed=torch.where(written, nfe, before.step_committed),
         num_edits=before.num_edits,
         positions=before.positions,

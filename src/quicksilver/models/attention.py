@@ -3,6 +3,7 @@
 Legend: B batch, T tokens, H query heads, G key/value heads, K head width.
 """
 
+from copy import copy
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from quicksilver.errors import ConfigError
 from quicksilver.models.topology import Topology
 
 TILE = 256
@@ -18,11 +20,24 @@ TILE = 256
 
 @runtime_checkable
 class Attention(Protocol):
-    """Softmax attention under a fixed topology."""
+    """Softmax attention under a fixed topology.
+
+    With a ``window`` a row sees at most ``window - 1`` positions before the first of its block, and what its topology
+    lets it see behind them. A row of a final token in a causal context is a block of its own.
+    """
 
     def __call__(
-        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+        self,
+        query: Float[Tensor, "B H T K"],
+        key: Float[Tensor, "B G T K"],
+        value: Float[Tensor, "B G T K"],
+        window: int | None = None,
     ) -> Float[Tensor, "B H T K"]: ...
+
+
+def _refuse_window(window: int | None) -> None:
+    if window is not None:
+        raise ConfigError("sliding-window layers can be decoded, not trained: this attention has no windows")
 
 
 def _share_heads(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,15 +52,33 @@ class DenseAttention:
     """Scaled dot-product attention under one boolean mask: the reference path."""
 
     def __init__(self, topology: Topology) -> None:
-        mask = topology.dense_mask()
-        # Full attention without a mask takes torch's faster kernel and gives the same sums.
-        self._mask: Bool[Tensor, "B 1 T T"] | None = None if bool(mask.all()) else mask[:, None]
+        self._topology = topology
+        self._masks: dict[int | None, Bool[Tensor, "B 1 T T"] | None] = {}
+        self._mask(None)
+
+    def _mask(self, window: int | None) -> Bool[Tensor, "B 1 T T"] | None:
+        """None where everything is seen: without a mask torch's kernel is faster and gives the same sums."""
+        if window not in self._masks:
+            mask = self._topology.dense_mask(window)
+            self._masks[window] = None if bool(mask.all()) else mask[:, None]
+        return self._masks[window]
+
+    def to(self, device: torch.device) -> "DenseAttention":
+        """The same for tensors of another device."""
+        moved = copy(self)
+        moved._topology = self._topology.to(device)
+        moved._masks = {window: None if mask is None else mask.to(device) for window, mask in self._masks.items()}
+        return moved
 
     def __call__(
-        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+        self,
+        query: Float[Tensor, "B H T K"],
+        key: Float[Tensor, "B G T K"],
+        value: Float[Tensor, "B G T K"],
+        window: int | None = None,
     ) -> Float[Tensor, "B H T K"]:
         key, value = _share_heads(query, key, value)
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=self._mask(window))
 
 
 class _Tile(NamedTuple):
@@ -75,8 +108,13 @@ class TiledAttention:
         self._biases: list[Tensor] | None = None
 
     def __call__(
-        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+        self,
+        query: Float[Tensor, "B H T K"],
+        key: Float[Tensor, "B G T K"],
+        value: Float[Tensor, "B G T K"],
+        window: int | None = None,
     ) -> Float[Tensor, "B H T K"]:
+        _refuse_window(window)
         key, value = _share_heads(query, key, value)
         # In bf16 with gradients torch's CPU kernel takes about twice as long as plain products (docs/log.md).
         is_plain = query.dtype is torch.bfloat16 and query.requires_grad
@@ -138,8 +176,13 @@ class CompiledFlexAttention:
         )
 
     def __call__(
-        self, query: Float[Tensor, "B H T K"], key: Float[Tensor, "B G T K"], value: Float[Tensor, "B G T K"]
+        self,
+        query: Float[Tensor, "B H T K"],
+        key: Float[Tensor, "B G T K"],
+        value: Float[Tensor, "B G T K"],
+        window: int | None = None,
     ) -> Float[Tensor, "B H T K"]:
+        _refuse_window(window)
         out = _compiled_flex()(
             query, key, value, block_mask=self._block_mask, enable_gqa=query.shape[1] != key.shape[1]
         )

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from quicksilver.diffusion.counter_rng import counter_uniform
+from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.config import DenoiserConfig
-from quicksilver.models.layers import DenoiserLayer, rotary_angles
+from quicksilver.models.layers import CanvasRows, DenoiserLayer, SelfConditioning, rotary_angles
 from quicksilver.models.loss import LogitGradient, linear_cross_entropy, logit_gradient
 
 
@@ -23,8 +24,9 @@ class _Body(nn.Module):
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.model_width)
-        self.layers = nn.ModuleList(DenoiserLayer(config, layer) for layer in range(config.num_layers))
+        self.layers = nn.ModuleList(DenoiserLayer(config, index) for index in range(config.num_layers))
         self.norm = nn.RMSNorm(config.model_width, eps=config.norm_eps)
+        self.self_conditioning = SelfConditioning(config) if config.has_canvas_pass else None
 
 
 class Denoiser(nn.Module):
@@ -40,26 +42,70 @@ class Denoiser(nn.Module):
         )
 
     def forward(
-        self, token_ids: Int[Tensor, "B T"], positions: Int[Tensor, "B T"], attention: Attention
+        self,
+        token_ids: Int[Tensor, "B T"],
+        positions: Int[Tensor, "B T"],
+        attention: Attention,
+        canvas: CanvasRows | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Final hidden states; pass the rows that matter to ``logits``.
 
-        Both halves of a training pair have the same positions.
+        Args:
+            token_ids: the rows.
+            positions: both halves of a training pair have the same.
+            attention: who sees whom.
+            canvas: where ``has_canvas_pass``, which rows are of a canvas; None: none, all tokens are final.
+
+        Raises:
+            ConfigError: ``canvas`` is given to a denoiser that does not tell its rows from others.
         """
-        hidden = self.model.embed_tokens(token_ids)
-        rotation = rotary_angles(positions, self.config, hidden.dtype)
+        hidden = self._embedded(token_ids)
+        if canvas is not None:
+            if self.model.self_conditioning is None:
+                raise ConfigError("this denoiser does not tell rows of a canvas from others: has_canvas_pass is False")
+            embedded = self.model.self_conditioning(hidden[canvas.is_canvas], canvas.predicted)
+            hidden = hidden.masked_scatter(canvas.is_canvas[..., None], embedded)
+        kinds = {layer.shape.rotary for layer in self.layers()}
+        rotations = {rotary: rotary_angles(positions, rotary, hidden.dtype) for rotary in kinds}
+        is_canvas = None if canvas is None else canvas.is_canvas
         for layer in self.layers():
-            hidden = layer(hidden, rotation, attention)
+            hidden = layer(hidden, rotations[layer.shape.rotary], attention, is_canvas)
         return self.model.norm(hidden)
+
+    def _embedded(self, token_ids: Tensor) -> Tensor:
+        return self._scaled(self.model.embed_tokens(token_ids))
+
+    def _scaled(self, embedded: Tensor) -> Tensor:
+        # The factor in the embeddings' own precision, as the families that have one were trained.
+        scale = self.config.embedding_scale
+        return embedded if scale == 1 else embedded * embedded.new_tensor(scale)
+
+    def mean_embedding(self, probabilities: Float[Tensor, "*rows V"]) -> Float[Tensor, "*rows D"]:
+        """The embedding to expect of tokens with these probabilities."""
+        table = self.model.embed_tokens.weight
+        return self._scaled(probabilities.to(table.dtype) @ table)
 
     def logits(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
         """Float32 logits of the given hidden rows over the whole vocabulary, special tokens included."""
-        return F.linear(hidden, self._head()).to(torch.float32)
+        logits = F.linear(hidden, self._head()).to(torch.float32)
+        cap = self.config.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def num_parameters(self) -> int:
+        """All of them, the tied table counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def cross_entropy(
         self, hidden: Float[Tensor, "N D"], labels: Int[Tensor, " N"], weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, " N"]]:
-        """Weighted sum of negative log-likelihoods of ``labels``, and each of them; see ``linear_cross_entropy``."""
+        """Weighted sum of negative log-likelihoods of ``labels``, and each of them; see ``linear_cross_entropy``.
+
+        Raises:
+            ConfigError: logits are capped, which it cannot do.
+        """
+        if self.config.logit_cap is not None:
+            raise ConfigError("a denoiser with capped logits (logit_cap) cannot be trained here")
         return linear_cross_entropy(hidden, self._head(), labels, weights, self._logit_gradient)
 
     def _head(self) -> Tensor:
@@ -83,7 +129,8 @@ class Denoiser(nn.Module):
         """
         for index, (name, parameter) in enumerate(self.named_parameters()):
             if parameter.ndim < 2:
-                parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
+                is_factor = name.endswith(("norm.weight", "scalars.context", "scalars.canvas", "expert_scale"))
+                parameter.fill_(1.0 if is_factor else 0.0)
             elif name.removesuffix(".weight").endswith(("o_proj", "down_proj")):
                 parameter.zero_()
             else:

@@ -7,52 +7,79 @@ and chooses groups of experts first.
 Legend: B batch, T tokens, N rows, D model width, E experts, F width of one expert, k experts of a position.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from quicksilver.models.config import Experts
+from quicksilver.models.config import Activation, Experts
 
 LEAST_ROWS = 4
 """Rows of a product; fewer are filled up. Products of fewer rows take other kernels, whose sums go in another order,
 and how many rows chose an expert depends on who else is in the batch."""
 
 
-class ExpertFeedForward(nn.Module):
-    """SwiGLU experts, stacked in three tensors; beside them one that is shared by all positions, if there is any."""
+ACTIVATIONS: Final[dict[Activation, Callable[[Tensor], Tensor]]] = {
+    Activation.SILU: F.silu,
+    Activation.GELU_TANH: partial(F.gelu, approximate="tanh"),
+}
 
-    def __init__(self, model_width: int, experts: Experts, shared: nn.Module | None) -> None:
+
+class ExpertFeedForward(nn.Module):
+    """Gated experts, stacked in three tensors; beside them one that is shared by all positions, if there is any."""
+
+    def __init__(
+        self,
+        model_width: int,
+        experts: Experts,
+        shared: nn.Module | None,
+        activation: Activation = Activation.SILU,
+        norm_eps: float = 1e-6,
+    ) -> None:
         """Weights are not initialised.
 
         Args:
             model_width: D.
             experts: how many, how wide, how chosen.
             shared: what every position passes through as well.
+            activation: of the gates.
+            norm_eps: of the router's norm, if it has one.
         """
         super().__init__()
-        self._experts = experts
+        self._experts, self._activation = experts, ACTIVATIONS[activation]
         num_experts, width = experts.num_experts, experts.width
         self.gate = nn.Linear(model_width, num_experts, bias=False)
+        self.gate_norm = nn.RMSNorm(model_width, eps=norm_eps) if experts.has_normed_router else None
+        self.expert_scale = nn.Parameter(torch.ones(num_experts)) if experts.has_normed_router else None
         self.expert_bias = nn.Parameter(torch.zeros(num_experts)) if experts.has_bias else None
         self.gate_proj = nn.Parameter(torch.empty(num_experts, width, model_width))
         self.up_proj = nn.Parameter(torch.empty(num_experts, width, model_width))
         self.down_proj = nn.Parameter(torch.empty(num_experts, model_width, width))
         self.shared_experts = shared
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(
+        self, x: Float[Tensor, "B T D"], routed_by: Float[Tensor, "B T D"] | None = None
+    ) -> Float[Tensor, "B T D"]:
+        """What the chosen experts make of ``x``; they are chosen by other rows, if such are given."""
         rows = x.flatten(0, 1)
-        chosen, weights = self.route(rows)
+        chosen, weights = self.route(rows if routed_by is None else routed_by.flatten(0, 1))
         place, size = _places(chosen, self._experts.num_experts)
         padded = rows.new_zeros(int(size.sum()), rows.shape[1])
         padded = padded.index_copy(0, place.flatten(), rows.repeat_interleave(chosen.shape[1], dim=0))
-        found = swiglu_by_expert(padded, size, self.gate_proj, self.up_proj, self.down_proj)[place]
+        matrices = self.gate_proj, self.up_proj, self.down_proj
+        found = gated_by_expert(padded, size, *matrices, self._activation)[place]
         out = (found.to(weights.dtype) * weights[..., None]).sum(dim=1).to(x.dtype).view_as(x)
         return out if self.shared_experts is None else out + self.shared_experts(x)
 
     def route(self, rows: Float[Tensor, "N D"]) -> tuple[Int[Tensor, "N k"], Float[Tensor, "N k"]]:
         """The experts that each row passes through, and what their results are multiplied by; in float32 at least."""
         experts, dtype = self._experts, torch.promote_types(rows.dtype, torch.float32)
+        if self.gate_norm is not None:
+            rows = self.gate_norm(rows) * rows.shape[-1] ** -0.5
         with torch.autocast(rows.device.type, enabled=False):
             logits = F.linear(rows.to(dtype), self.gate.weight.to(dtype))
         scores = torch.sigmoid(logits) if experts.has_sigmoid_scores else torch.softmax(logits, dim=-1)
@@ -61,6 +88,8 @@ class ExpertFeedForward(nn.Module):
         weights = scores.gather(-1, chosen)
         if experts.is_normalised:
             weights = weights / (weights.sum(dim=-1, keepdim=True) + torch.finfo(dtype).tiny)
+        if self.expert_scale is not None:
+            weights = weights * self.expert_scale.to(dtype)[chosen]
         return chosen, weights * experts.scale
 
 
@@ -88,15 +117,16 @@ def _outside_groups(liking: Float[Tensor, "N E"], experts: Experts) -> Float[Ten
     return groups.masked_fill(~is_chosen[..., None], -torch.inf).flatten(-2)
 
 
-def swiglu_by_expert(
+def gated_by_expert(
     rows: Float[Tensor, "M D"],
     size: Int[Tensor, " E"],
     gate: Float[Tensor, "E F D"],
     up: Float[Tensor, "E F D"],
     down: Float[Tensor, "E D F"],
+    activation: Callable[[Tensor], Tensor] = F.silu,
 ) -> Float[Tensor, "M D"]:
     """Each expert on its ``size`` rows, which lie in the order of experts: in three products for all of them."""
-    inner = F.silu(_product(rows, size, gate)) * _product(rows, size, up)
+    inner = activation(_product(rows, size, gate)) * _product(rows, size, up)
     return _product(inner, size, down)
 
 

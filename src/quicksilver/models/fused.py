@@ -22,6 +22,8 @@ from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.layers import DenoiserLayer, FeedForward, SelfAttention, rotary_angles
+from quicksilver.models.parallel import ParallelDenoiser
+from quicksilver.models.ranks import Ranks
 
 
 class FusedDenoiser:
@@ -36,7 +38,8 @@ class FusedDenoiser:
         config = denoiser.config
         self._config = config
         self._embedding = denoiser.model.embed_tokens
-        self._layers = [_FusedLayer(layer, config.norm_eps) for layer in denoiser.layers()]
+        ranks = denoiser.ranks if isinstance(denoiser, ParallelDenoiser) else None
+        self._layers = [_FusedLayer(layer, config.norm_eps, ranks) for layer in denoiser.layers()]
         _fuse([denoiser.lm_head or self._embedding])
         self._norm = _Norm(denoiser.model.norm.weight, config.norm_eps)
 
@@ -45,7 +48,7 @@ class FusedDenoiser:
     ) -> Float[Tensor, "1 T D"]:
         """As ``Denoiser.forward``."""
         hidden = self._embedding(token_ids[0])
-        cos, sin = rotary_angles(positions.T, self._config, self._norm.dtype)
+        cos, sin = rotary_angles(positions.T, self._config.rotary, self._norm.dtype)
         sin[..., : self._config.head_width // 2].neg_()
         rotation = cos[:, 0], sin[:, 0]
         for layer in self._layers:
@@ -54,10 +57,10 @@ class FusedDenoiser:
 
 
 def can_fuse(denoiser: Denoiser) -> bool:
-    """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training."""
-    if denoiser.model.embed_tokens.weight.device.type != "cpu" or any(p.requires_grad for p in denoiser.parameters()):
+    """Whether its matrices are ordinary ones on a CPU, neither quantized nor in training, and all its options known."""
+    if denoiser.config.strange_options(_UNDERSTOOD):
         return False
-    if denoiser.config.rotary_fraction != 1 or denoiser.config.experts is not None:
+    if denoiser.model.embed_tokens.weight.device.type != "cpu" or any(p.requires_grad for p in denoiser.parameters()):
         return False
     inner = [
         module for layer in denoiser.layers() for part in (layer.self_attn, layer.mlp) for module in part.children()
@@ -68,6 +71,11 @@ def can_fuse(denoiser: Denoiser) -> bool:
     )
 
 
+_UNDERSTOOD = {
+    "vocab_size", "num_layers", "model_width", "num_heads", "num_kv_heads", "head_width", "ffn_width", "max_length",
+    "rope_theta", "rotary_scaling", "norm_eps", "has_tied_embeddings", "has_qkv_bias", "has_qk_norm",
+}  # fmt: skip
+"""Options of ``DenoiserConfig``."""
 _PLAIN = (nn.Linear, nn.RMSNorm, nn.Identity)
 
 
@@ -114,7 +122,9 @@ class _Norm:
 class _FusedLayer:
     """One pre-norm residual layer over T packed rows."""
 
-    def __init__(self, layer: DenoiserLayer, eps: float) -> None:
+    def __init__(self, layer: DenoiserLayer, eps: float, ranks: Ranks | None) -> None:
+        """Lay out a layer; with ``ranks`` it is one rank's part, whose results are to be summed over all."""
+        self._ranks = ranks
         attention, mlp = layer.self_attn, layer.mlp
         if not isinstance(mlp, FeedForward):
             raise ConfigError("a layer with experts cannot be fused; ask can_fuse first")
@@ -131,11 +141,16 @@ class _FusedLayer:
     def __call__(
         self, x: Float[Tensor, "T D"], rotation: tuple[Tensor, Tensor], attention: Attention, num_kv_heads: int
     ) -> Float[Tensor, "T D"]:
-        query, key, value = self._project(x, rotation, num_kv_heads)
-        attended = attention(*(each.transpose(0, 1)[None] for each in (query, key, value)))
-        x = torch.addmm(x, attended[0].transpose(0, 1).flatten(1), self._out)
+        query, key, value = (each.transpose(0, 1)[None] for each in self._project(x, rotation, num_kv_heads))
+        attended = attention(query, key, value)
+        x = self._add_product(x, attended[0].transpose(0, 1).flatten(1), self._out)
         gate, up = torch.mm(self._ffn_norm(x), self._gate_up).chunk(2, dim=-1)
-        return torch.addmm(x, F.silu(gate).mul_(up), self._down)
+        return self._add_product(x, F.silu(gate).mul_(up), self._down)
+
+    def _add_product(self, x: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
+        if self._ranks is None:
+            return torch.addmm(x, rows, matrix)
+        return self._ranks.sum(torch.mm(rows, matrix)).add_(x)
 
     def _project(self, x: Tensor, rotation: tuple[Tensor, Tensor], num_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [T, H, K], keys and values [T, G, K]."""

@@ -20,6 +20,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from quicksilver.errors import ConfigError
+
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -30,6 +32,10 @@ class Topology:
     documents: Int[Tensor, "B T"]
     blocks: Int[Tensor, "B T"]
     is_noisy: Bool[Tensor, "B T"]
+
+    def to(self, device: torch.device) -> "Topology":
+        """The same for tensors of another device."""
+        return Topology(self.documents.to(device), self.blocks.to(device), self.is_noisy.to(device))
 
     @classmethod
     def block_causal(cls, blocks: Int[Tensor, "B T"], documents: Int[Tensor, "B T"] | None = None) -> Self:
@@ -74,9 +80,24 @@ class Topology:
 
         return allowed
 
-    def dense_mask(self) -> Bool[Tensor, "B T T"]:
-        """True where attention is allowed. Quadratic in T: the reference, and the source of every tile."""
+    def dense_mask(self, window: int | None = None) -> Bool[Tensor, "B T T"]:
+        """True where attention is allowed. Quadratic in T: the reference, and the source of every tile.
+
+        Args:
+            window: a row sees at most ``window - 1`` positions before the first of its block.
+
+        Raises:
+            ConfigError: a window over noisy rows or several documents, whose positions are not those of their rows.
+        """
         num_rows, length = self.blocks.shape
         index = torch.arange(length, device=self.blocks.device)
         rows = torch.arange(num_rows, device=self.blocks.device)
-        return self.mask_mod()(rows[:, None, None], rows[:, None, None], index[None, :, None], index[None, None, :])
+        mask = self.mask_mod()(rows[:, None, None], rows[:, None, None], index[None, :, None], index[None, None, :])
+        if window is None:
+            return mask
+        if bool(self.is_noisy.any()) or bool((self.documents != self.documents[:, :1]).any()):
+            raise ConfigError("a sliding window needs one document per row and no noisy copy")
+        is_start = torch.ones_like(self.is_noisy)
+        is_start[:, 1:] = self.blocks[:, 1:] != self.blocks[:, :-1]
+        start = torch.where(is_start, index, 0).cummax(dim=1).values
+        return mask & (index > start[:, :, None] - window)

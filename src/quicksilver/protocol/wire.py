@@ -53,6 +53,8 @@ class Usage(Wire):
     nfe: int | None = None
     """Forward passes, all of them counted; None from other servers, like the next."""
     tokens_per_forward: float | None = None
+    stale_rows: int | None = None
+    """Rows that forwards saw as an earlier one had computed them, with a ``cache`` that is not exact; summed."""
 
 
 class StreamOptions(Wire):

@@ -16,6 +16,7 @@ from quicksilver.quantization.convert import quantize_linear
 from quicksilver.quantization.packed import PackedInt8Linear, weight_codes
 from quicksilver.quantization.scheme import INT4_GROUP, Scheme
 
+_WIDE: Final = (torch.float32, torch.bfloat16)
 CODES: Final = "codes"
 SCALE: Final = "scale"
 
@@ -52,13 +53,15 @@ def restored(parts: Mapping[str, Tensor], scheme: Scheme, empty: nn.Linear) -> n
     if scheme is Scheme.INT8_DYNAMIC and empty.weight.device.type == "cpu":
         _require(parts, {CODES, SCALE}, scheme)
         return PackedInt8Linear.of_codes(parts[CODES], parts[SCALE], empty.bias)
+    dtype = empty.weight.dtype
     nn.init.zeros_(empty.weight)
     layer = quantize_linear(empty, scheme)
     weight: Any = layer.weight
     names, attributes = weight.__tensor_flatten__()
     present = {name for name in names if getattr(weight, name) is not None}
     _require(parts, present, scheme)
-    found = dict(parts)
+    # Scales follow the activations' dtype, which may be another one than at quantizing.
+    found = {name: part.to(dtype) if part.dtype in _WIDE else part for name, part in parts.items()}
     if scheme is Scheme.INT4_WEIGHT:
         found["qdata"] = _int4_packed(parts["qdata"])
     inner = {name: found.get(name) for name in names}

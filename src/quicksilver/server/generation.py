@@ -379,4 +379,5 @@ def _usage(
         ),
         nfe=nfe,
         tokens_per_forward=round(written / nfe, 4) if nfe else 0.0,
+        stale_rows=sum(completion.num_stale_rows for completion in completions),
     )

@@ -208,7 +208,7 @@ def out_of_memory(engine: Engine, too_much) -> list[int]:
 
     def limited(token_ids, positions, attention):
         assert not any(ref() is not None for ref in kept), "a failed forward's tensors live on while it is repeated"
-        count = len(attention._plans)
+        count = len(attention._requests)
         if too_much(count, token_ids):
             activations = torch.zeros(3)
             kept.append(weakref.ref(activations))

@@ -254,6 +254,20 @@ jobs_drawn = st.lists(
 )
 
 
+@pytest.mark.parametrize(
+    ("grid", "boundary", "num_shareable"),
+    [
+        (CAUSAL, 23, None),
+        (Grid(4, restart=10), 22, 8),
+        (Grid(4, restart=None), 20, None),
+        (Grid(3, restart=None), 21, 0),
+    ],
+)
+def test_where_blocks_end_and_which_pages_hold_whole_ones(grid, boundary, num_shareable):
+    assert grid.boundary(23) == boundary
+    assert grid.num_shareable(page_size=8) == num_shareable
+
+
 @given(jobs_drawn, st.integers(9, 14), st.integers(1, 20), st.integers(1, 4), st.randoms(use_true_random=False))
 @settings(max_examples=300, deadline=None)
 def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_running, random):

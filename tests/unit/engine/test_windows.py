@@ -148,6 +148,7 @@ def test_a_policy_without_progress_is_an_error():
         token_ids=nothing.long() + 11,
         argmax_ids=nothing.long() + 11,
         confidence=nothing,
+        argmax_confidence=nothing,
         margin=nothing,
         entropy=nothing,
     )

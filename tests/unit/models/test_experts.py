@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from quicksilver.errors import ConfigError
 from quicksilver.models.config import Experts
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.experts import ExpertFeedForward, swiglu_by_expert
+from quicksilver.models.experts import ExpertFeedForward, gated_by_expert
 from quicksilver.models.fused import can_fuse
 from quicksilver.models.layers import FeedForward
 from quicksilver.quantization.convert import quantize
@@ -108,8 +108,8 @@ def test_one_kernel_for_all_experts_agrees_with_one_after_the_other():
     size = torch.tensor([4, 0, 5, 4, 0, 6])
     rows = torch.randn(19, 24, generator=torch.Generator().manual_seed(2))
     stacks = (module.gate_proj, module.up_proj, module.down_proj)
-    one_by_one = swiglu_by_expert(rows.double(), size, *(stack.double() for stack in stacks))
-    torch.testing.assert_close(swiglu_by_expert(rows, size, *stacks), one_by_one.float())
+    one_by_one = gated_by_expert(rows.double(), size, *(stack.double() for stack in stacks))
+    torch.testing.assert_close(gated_by_expert(rows, size, *stacks), one_by_one.float())
 
 
 def test_gradients_reach_router_and_experts():

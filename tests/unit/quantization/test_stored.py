@@ -42,6 +42,16 @@ def test_a_layer_read_back_from_a_file_multiplies_as_before(scheme, bias, dtype)
 
 
 @pytest.mark.parametrize("scheme", ON_CPU)
+def test_another_dtype_of_activations_is_as_good(scheme):
+    needs(scheme)
+    linear = layer(bias=True, dtype=torch.bfloat16)
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    found = restored(stored_parts(linear, scheme), scheme, empty_like(linear).float())(x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, quantize_linear(linear, scheme)(x.bfloat16()).float(), rtol=0.05, atol=0.3)
+
+
+@pytest.mark.parametrize("scheme", ON_CPU)
 def test_it_takes_the_bits_it_says(scheme):
     needs(scheme)
     bits = 4 if scheme is Scheme.INT4_WEIGHT else 8

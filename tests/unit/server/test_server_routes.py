@@ -237,6 +237,14 @@ def test_completions_name_the_written_token_beside_the_likeliest(client, referen
     assert [list(top) for top in alone["top_logprobs"]] == [[token] for token in alone["tokens"]]
 
 
+def test_usage_tells_how_many_rows_were_stale(client):
+    body = {"template": "def mean(xs):\n    return <FILL>\n\n\nprint(mean([1, 2]))\n" * 2, "layout": "in_place"}
+    exact = client.post("/v1/infill", json=body | {"cache": "exact"}).json()["usage"]
+    dual = client.post("/v1/infill", json=body | {"cache": "dual"}).json()["usage"]
+    assert exact["stale_rows"] == 0
+    assert dual["stale_rows"] > 0
+
+
 def test_infill_names_alternatives(client):
     given = {"template": "def <FILL>(xs): <FILL>\n", "top_logprobs": 2, "temperature": 0.0}
     holes = post(client, "/v1/infill", **given).json()["holes"]

@@ -4,12 +4,28 @@ from collections.abc import Mapping
 from typing import Final
 
 from quicksilver.checkpoints.families.autoregressive import AUTOREGRESSIVE
+from quicksilver.checkpoints.families.diffusion_gemma import DIFFUSION_GEMMA
 from quicksilver.checkpoints.families.dream import DREAM, OPEN_DCODER
+from quicksilver.checkpoints.families.fast_dllm import FAST_DLLM
 from quicksilver.checkpoints.families.llada import LLADA
+from quicksilver.checkpoints.families.llada2 import LLADA2
+from quicksilver.checkpoints.families.llada_moe import LLADA_MOE
+from quicksilver.checkpoints.families.sdar import SDAR
 from quicksilver.checkpoints.family import Family
 from quicksilver.errors import CheckpointError
 
-FAMILIES: Final[tuple[Family, ...]] = (LLADA, DREAM, OPEN_DCODER, AUTOREGRESSIVE)
+# LLaDA-MoE before LLaDA, since it is published under the same model_type.
+FAMILIES: Final[tuple[Family, ...]] = (
+    LLADA_MOE,
+    LLADA,
+    LLADA2,
+    DREAM,
+    OPEN_DCODER,
+    SDAR,
+    FAST_DLLM,
+    DIFFUSION_GEMMA,
+    AUTOREGRESSIVE,
+)
 
 
 def find_family(values: Mapping[str, object]) -> Family:

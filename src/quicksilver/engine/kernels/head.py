@@ -257,6 +257,7 @@ def _candidates(
         token_ids=torch.where(is_sampled, drawn_ids, argmax_ids),
         argmax_ids=argmax_ids,
         confidence=((chosen - greatest).exp() / total).float(),
+        argmax_confidence=((best - greatest).exp() / total).float(),
         margin=(((best - greatest).exp() - (second - greatest).exp()) / total).float(),
         entropy=entropy,
     )
