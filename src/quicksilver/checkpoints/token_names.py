@@ -14,14 +14,15 @@ from quicksilver.errors import CheckpointError
 class TokenNames:
     """Ids of the tokens that a tokenizer adds to its vocabulary."""
 
-    def __init__(self, ids: Mapping[str, int], roles: Mapping[str, str]) -> None:
+    def __init__(self, ids: Mapping[str, int], roles: Mapping[str, str], *, begins_texts: bool = False) -> None:
         """Take them as they are.
 
         Args:
             ids: id by token.
             roles: token by role: ``eos``, ``pad``, ``mask``, ``bos``.
+            begins_texts: see ``begin``.
         """
-        self._ids, self._roles = dict(ids), dict(roles)
+        self._ids, self._roles, self._begins_texts = dict(ids), dict(roles), begins_texts
 
     @classmethod
     def of_folder(cls, folder: Path) -> Self:
@@ -48,7 +49,12 @@ class TokenNames:
         for name in roles.values():
             if name not in ids and isinstance(vocabulary, dict) and name in vocabulary:
                 ids[name] = vocabulary[name]
-        return cls(ids, roles)
+        return cls(ids, roles, begins_texts=_begins_texts(tokenizer, config, roles.get("bos")))
+
+    @property
+    def begin(self) -> int | None:
+        """Id of the token that the tokenizer itself puts before every text; None if it puts none."""
+        return self.role("bos") if self._begins_texts else None
 
     def id_of(self, name: str) -> int | None:
         """Id of a token by its text; None if no file names it."""
@@ -58,6 +64,18 @@ class TokenNames:
         """Id of the token that the files call ``eos``, ``pad``, ``mask`` or ``bos``; None if none is."""
         name = self._roles.get(role)
         return None if name is None else self._ids.get(name)
+
+
+def _begins_texts(tokenizer: Mapping[str, Any], config: Mapping[str, Any], bos: str | None) -> bool:
+    """Whether texts are encoded behind ``bos``: by tokenizer_config.json, else by tokenizer.json's template."""
+    if isinstance(config.get("add_bos_token"), bool):
+        return config["add_bos_token"]
+    steps = tokenizer.get("post_processor") or {}
+    for step in steps.get("processors", [steps]):
+        single = step.get("single") or [{}]
+        if (single[0].get("SpecialToken") or {}).get("id") == bos is not None:
+            return True
+    return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def _read(keys: Keys, tokens: TokenNames) -> tuple[DenoiserConfig, DiffusionSpec
         raise ConfigError("config.json lacks eos_token_id, and no tokenizer file names the token that ends a text")
     spec = DiffusionSpec(
         objective=Objective.AUTOREGRESSIVE,
-        special=SpecialIds(eos=eos, mask=_unused_id(config, tokens, eos)),
+        special=SpecialIds(eos=eos, mask=_unused_id(config, tokens, eos), file=tokens.begin),
         layouts=(Layout.BLOCK_CAUSAL,),
         block_length=1,
         trained_block_lengths=(1,),
