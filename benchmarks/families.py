@@ -168,7 +168,12 @@ def main(
 
 
 def _check(dtype: str, size: str, rounds: int, names: Sequence[str], caches: Sequence[str]) -> None:
-    known = [(dtype, DTYPES), (size, SIZES), *((name, FAMILIES) for name in names), *((each, Cache) for each in caches)]
+    known = [
+        (dtype, DTYPES),
+        (size, SIZES),
+        *((name, FAMILIES) for name in names),
+        *((each, list(Cache)) for each in caches),
+    ]
     for value, among in known:
         if value not in among:
             raise ConfigError(f"{value!r} is unknown; known: {', '.join(among)}")
