@@ -40,6 +40,7 @@ from quicksilver.engine.sequence import (
 from quicksilver.engine.windows import RowStep, StepOutcome, WindowState, take_step
 from quicksilver.errors import ConfigError, InputError
 from quicksilver.models.denoiser import Denoiser
+from quicksilver.models.fused import FusedDenoiser
 from quicksilver.models.layers import CanvasRows
 from quicksilver.models.parallel import ParallelDenoiser
 
@@ -158,7 +159,22 @@ class Runner:
         with (
             nullcontext() if self._lead is None else self._lead.leading(token_ids, at, rows, is_strict=self._is_strict)
         ):
+            if isinstance(self.network, FusedDenoiser):
+                return self.network(token_ids, at, attention, self._read_rows(turns, token_ids.shape[1]))[0]
             return self.network(token_ids, at, attention)[0]
+
+    def _read_rows(self, turns: Seq[Turn], num_rows: int) -> Int[Tensor, " N"] | None:
+        """The rows whose hidden state anything reads; None: all, or they must not depend on which these are."""
+        if self._is_strict or self._lead is not None:
+            return None
+        read, start = set(self._predicting_rows(turns)[0]), 0
+        for turn in turns:
+            if turn.look is None:
+                read.update(range(start, start + turn.num_rows))
+            elif turn.share.num_context and self._spec.prediction_shift:
+                read.add(start + turn.share.num_context - 1)
+            start += turn.num_rows
+        return None if len(read) == num_rows else torch.tensor(sorted(read))
 
     def _canvas_rows(self, turns: Seq[Turn], num_rows: int) -> CanvasRows:
         """Which rows are of windows, and what the step before predicted there."""
@@ -175,23 +191,30 @@ class Runner:
 
     def _decided_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> Float[Tensor, "N D"]:
         """Hidden rows that predict the open columns of the deciding turns."""
+        index, stored = self._predicting_rows(turns)
+        is_all = index == list(range(hidden.shape[0]))
+        found = hidden if is_all else hidden[torch.tensor(index, device=hidden.device)]
+        if stored:
+            found = found.clone()
+            for at, job_id in stored.items():
+                found[at] = self._before_window(job_id, hidden)
+        return found
+
+    def _predicting_rows(self, turns: Seq[Turn]) -> tuple[list[int], dict[int, int]]:
+        """A packed row for every open column, and which of them stand for a request's row of an earlier forward."""
         shift = self._spec.prediction_shift
-        index, stored, start = [], {}, 0
+        index: list[int] = []
+        stored: dict[int, int] = {}
+        start = 0
         for turn in turns:
             window = start + turn.share.num_context
             if turn.look is not None:
                 for offset in turn.look.offsets or [column - shift for column in turn.look.open_columns]:
                     if offset < 0 and not turn.share.num_context:
-                        stored[len(index)] = self._before_window(turn.sequence.job_id, hidden)
+                        stored[len(index)] = turn.sequence.job_id
                     index.append(window + max(offset, -turn.share.num_context))
             start += turn.num_rows
-        is_all = index == list(range(hidden.shape[0]))
-        found = hidden if is_all else hidden[torch.tensor(index, device=hidden.device)]
-        if stored:
-            found = found.clone()
-            for at, row in stored.items():
-                found[at] = row
-        return found
+        return index, stored
 
     def _keep_last_rows(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> None:
         """Keep the last context row's hidden state where a later forward may have to read it."""

@@ -44,16 +44,31 @@ class FusedDenoiser:
         self._norm = _Norm(denoiser.model.norm.weight, config.norm_eps)
 
     def __call__(
-        self, token_ids: Int[Tensor, "1 T"], positions: Int[Tensor, "1 T"], attention: Attention
+        self,
+        token_ids: Int[Tensor, "1 T"],
+        positions: Int[Tensor, "1 T"],
+        attention: Attention,
+        read: Int[Tensor, " N"] | None = None,
     ) -> Float[Tensor, "1 T D"]:
-        """As ``Denoiser.forward``."""
+        """As ``Denoiser.forward``.
+
+        Args:
+            token_ids: the rows' tokens.
+            positions: and where they stand.
+            attention: between them, and to what is kept of others.
+            read: the rows that are read, different ones; the others are zero, since behind the last attention no row
+                needs them. None: all.
+        """
         hidden = self._embedding(token_ids[0])
         cos, sin = rotary_angles(positions.T, self._config.rotary, self._norm.dtype)
         sin[..., : self._config.head_width // 2].neg_()
         rotation = cos[:, 0], sin[:, 0]
-        for layer in self._layers:
+        for layer in self._layers[:-1]:
             hidden = layer(hidden, rotation, attention, self._config.num_kv_heads)
-        return self._norm(hidden)[None]
+        hidden = self._norm(self._layers[-1](hidden, rotation, attention, self._config.num_kv_heads, read))
+        if read is None:
+            return hidden[None]
+        return hidden.new_zeros(len(token_ids[0]), hidden.shape[1]).index_copy_(0, read, hidden)[None]
 
 
 def can_fuse(denoiser: Denoiser) -> bool:
@@ -139,11 +154,18 @@ class _FusedLayer:
         self._qk_norm = _qk_norm(attention, eps)
 
     def __call__(
-        self, x: Float[Tensor, "T D"], rotation: tuple[Tensor, Tensor], attention: Attention, num_kv_heads: int
-    ) -> Float[Tensor, "T D"]:
+        self,
+        x: Float[Tensor, "T D"],
+        rotation: tuple[Tensor, Tensor],
+        attention: Attention,
+        num_kv_heads: int,
+        read: Int[Tensor, " N"] | None = None,
+    ) -> Float[Tensor, "N D"]:
         query, key, value = (each.transpose(0, 1)[None] for each in self._project(x, rotation, num_kv_heads))
-        attended = attention(query, key, value)
-        x = self._add_product(x, attended[0].transpose(0, 1).flatten(1), self._out)
+        attended = attention(query, key, value)[0].transpose(0, 1).flatten(1)
+        if read is not None:
+            x, attended = x[read], attended[read]
+        x = self._add_product(x, attended, self._out)
         gate, up = torch.mm(self._ffn_norm(x), self._gate_up).chunk(2, dim=-1)
         return self._add_product(x, F.silu(gate).mul_(up), self._down)
 

@@ -83,3 +83,16 @@ def test_what_is_trained_is_not_fused():
     denoiser = random_denoiser()
     assert can_fuse(denoiser)
     assert not can_fuse(denoiser.requires_grad_())
+
+
+def test_rows_that_nobody_reads_are_zero_and_change_no_other():
+    denoiser = random_denoiser(dtype=torch.float64)
+    topology, token_ids = Topology.block_causal(torch.zeros(1, LENGTH, dtype=torch.int64)), random_tokens(1, LENGTH)
+    fused, read = FusedDenoiser(denoiser), torch.tensor([1, 4, 5])
+    positions = torch.arange(LENGTH)[None]
+    whole = fused(token_ids, positions, DenseAttention(topology))[0]
+    found = fused(token_ids, positions, DenseAttention(topology), read)[0]
+    torch.testing.assert_close(found[read], whole[read], atol=1e-11, rtol=1e-11)
+    others = [row for row in range(LENGTH) if row not in read.tolist()]
+    assert not found[others].any()
+    assert whole[others].any()
