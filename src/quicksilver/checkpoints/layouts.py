@@ -11,20 +11,19 @@ LAYOUTS: Final = ("qwen3", "qwen2", "llama")
 _CLASSES: Final = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 
 
-def read_layout(keys: Keys, layout: str, *, attends_far: bool = True) -> DenoiserConfig:
+def read_layout(keys: Keys, layout: str) -> DenoiserConfig:
     """The architecture that the keys of a layout describe.
 
     Args:
         keys: of a ``config.json``; not finished here, so that a family can read its own keys beside these.
         layout: one of ``LAYOUTS``.
-        attends_far: whether ``layer_types`` must be full attention in all layers.
 
     Raises:
         ConfigError: a key is missing, no number, or asks for what the denoiser cannot do.
     """
     keys.fixed("hidden_act", "silu")
     keys.inert("attention_dropout", "pretraining_tp", "rope_theta", "rope_scaling", "rope_parameters")
-    if attends_far and set(keys.texts("layer_types")) - {"full_attention"}:
+    if set(keys.texts("layer_types")) - {"full_attention"}:
         raise ConfigError(f"layer_types = {list(keys.texts('layer_types'))}: only full_attention is supported")
     if layout != "llama":
         keys.fixed("use_sliding_window", False)

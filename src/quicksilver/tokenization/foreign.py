@@ -49,10 +49,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} lacks tokenizer.json")
-    return Tokenizer.load(path) if is_own(path) else load_foreign(folder)
+    return Tokenizer.load(path) if is_own_tokenizer(path) else load_foreign(folder)
 
 
-def is_own(path: Path) -> bool:
+def is_own_tokenizer(path: Path) -> bool:
     """Whether a ``tokenizer.json`` begins with this project's special tokens; raises CheckpointError if damaged."""
     added = _read_json(path).get("added_tokens") or []
     return [each["content"] for each in added[: len(SPECIAL_TOKENS)]] == list(SPECIAL_TOKENS)

@@ -21,7 +21,7 @@ from quicksilver.diffusion.likelihood import bits_per_byte
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.tokenization.foreign import is_own, load_tokenizer
+from quicksilver.tokenization.foreign import is_own_tokenizer, load_tokenizer
 from quicksilver.training.alignment import AlignmentConfig, Teacher
 from quicksilver.training.batch import LossSums, MicroBatch, cross_entropy_sums
 from quicksilver.training.corpus.texts import TOKENIZER_FILES
@@ -177,4 +177,4 @@ class AdaptationTask:
 def _newline_id(tokens: Path) -> int | None:
     """Id of the line end where it is always a token of its own, as in this project's tokenizers."""
     tokenizer = load_tokenizer(tokens)
-    return tokenizer.newline_id if is_own(tokens / TOKENIZER_FILE) else None
+    return tokenizer.newline_id if is_own_tokenizer(tokens / TOKENIZER_FILE) else None
