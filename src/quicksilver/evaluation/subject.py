@@ -1,0 +1,70 @@
+"""Who is examined: anything that fills holes and continues prompts, whatever engine or server is behind it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """How an answer is wanted. A subject that cannot honour a field refuses it."""
+
+    seed: int
+    max_tokens: int | None = None
+    """Most tokens of the answer: of a continuation, or of each hole. None: the subject's own default."""
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    """Texts before which an answer ends; they are not part of it."""
+    hole_length: int | None = None
+    """The hole's length in the subject's own tokens, where a suite gives it away; None: to be found."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a subject wrote, and what it took."""
+
+    texts: tuple[str, ...]
+    """One per hole; a continuation is one."""
+    num_tokens: int
+    """Written tokens, end of text left out."""
+    nfe: int | None
+    """Forward passes, all of them counted; None where a server does not say."""
+    seconds: float
+    """From the request to its end, by the subject's own clock."""
+    finish_reason: str
+    first_text_s: float | None = None
+    """Until the first text that stays; None where it was not observed."""
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """A model behind some engine or server."""
+
+    @property
+    def name(self) -> str:
+        """For tables and file names."""
+        ...
+
+    def about(self) -> Mapping[str, object]:
+        """Everything that decides the answers: weights, policy, dtype, server; JSON-ready."""
+        ...
+
+    def count_tokens(self, text: str) -> int | None:
+        """Length of a text in the subject's tokens; None where it keeps them to itself."""
+        ...
+
+    def fill(self, texts: Sequence[str], ask: Ask) -> Answer:
+        """Fill the holes between texts, all of them together where the subject can.
+
+        Raises:
+            ConfigError: the subject cannot be asked so.
+        """
+        ...
+
+    def complete(self, prompt: str, ask: Ask) -> Answer:
+        """Continue a prompt.
+
+        Raises:
+            ConfigError: the subject cannot be asked so.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Subjects: a checkpoint in our engine, other engines, servers by URL."""
