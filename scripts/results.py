@@ -119,6 +119,12 @@ class Results:
         ]
         return ", ".join(parts)
 
+    def condition(self, name: str, key: str) -> JsonValue:
+        """One of the conditions that a result was made under."""
+        known = self._result(name).conditions
+        _check_known(name, [key], list(known))
+        return known[key]
+
     def check_all_used(self) -> None:
         """A result that no template shows would be lost unseen."""
         if unused := sorted({path.stem for path in self._folder.glob("*.json")} - set(self._read)):
@@ -173,6 +179,7 @@ def render(folder: Path) -> str:
         results.figure,
         results.commands,
         results.conditions,
+        results.condition,
     )
     environment.globals.update({each.__name__: each for each in directives})
     sections = [HEADER]

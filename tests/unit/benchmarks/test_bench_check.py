@@ -21,7 +21,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def interval(value: float, low: float, high: float) -> Interval:
-    return Interval(value=value, low=low, high=high)
+    return Interval(value=float(value), low=float(low), high=float(high))
 
 
 def test_what_has_moved(check: ModuleType) -> None:

@@ -124,6 +124,10 @@ def test_commands_and_conditions(folder: Folder) -> None:
     assert folder.render("{{ commands('t', 'u', 'e') }}").splitlines() == [
         "first", "second", "third", "quicksilver eval humaneval",
     ]  # fmt: skip
+    assert (
+        folder.render("{{ condition('e', 'sandbox') }}, {{ condition('t', 'seed') }}{{ table('u')[:0] }}")
+        == "strict, 0"
+    )
     assert folder.render("{{ table('u') and conditions('e') and conditions('t') }}") == (
         "seed 0, EPYC, 2 threads, commit 0123456789ab, 2026-11-25"
     )
@@ -155,6 +159,7 @@ def test_evaluations_side_by_side(folder: Folder) -> None:
         ("{{ evaluations('t', figures=['x']) }}", "t is a table"),
         ("{{ evaluations('e', figures=['pass@2']) }}", "pass@2; known: pass@1"),
         ("{{ evaluations('e', figures=['nfe'], subject=['server']) }}", "server; known: model"),
+        ("{{ condition('t', 'items') }}", "no items; known: seed"),
         ("{{ tabel('t') }}", "tabel"),
         ("\n{{ table('t' }}", "line 2"),
         ("{{ table('t') }}", "uses e, u"),
