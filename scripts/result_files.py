@@ -44,9 +44,17 @@ class Column(Strict):
     @classmethod
     def parse(cls, text: str) -> Self:
         """``KEY[=TITLE][:FORMAT]``; the title is the key in words if none is given."""
-        head, _, number_format = text.rpartition(":") if ":" in text else (text, "", "")
-        key, _, title = head.partition("=")
-        return cls(key=key, title=title or key.replace("_", " "), format=number_format)
+        key, has_title, rest = text.partition("=")
+        if has_title:
+            return cls.titled(key, rest)
+        key, _, number_format = text.partition(":")
+        return cls(key=key, title=key.replace("_", " "), format=number_format)
+
+    @classmethod
+    def titled(cls, key: str, text: str) -> Self:
+        """``TITLE[:FORMAT]``, for keys that may hold any character; the format is what follows the last colon."""
+        title, colon, number_format = text.rpartition(":")
+        return cls(key=key, title=title if colon else text, format=number_format if colon else "")
 
     def show(self, cell: Cell) -> "Shown":
         """The cell as text.

@@ -11,7 +11,7 @@ Examples:
 
 import difflib
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -50,14 +50,14 @@ class Results:
         self._folder = folder
         self._read: dict[str, Result] = {}
 
-    def table(self, *names: str, only: Sequence[str] = ()) -> str:
+    def table(self, name: str, *more: str, only: Sequence[str] = ()) -> str:
         """The rows of one table, or of several with the same columns below each other; ``only`` picks columns."""
-        tables = [self._table(name) for name in names]
+        tables = [self._table(each) for each in (name, *more)]
         columns = tables[0].columns
-        for name, table in zip(names, tables, strict=True):
+        for other, table in zip(more, tables[1:], strict=True):
             if [column.key for column in table.columns] != [column.key for column in columns]:
-                raise ResultsError(f"{name} has other columns than {names[0]}, so they make no table together")
-            _check_known(name, only, [column.key for column in columns])
+                raise ResultsError(f"{other} has other columns than {name}, so they make no table together")
+        _check_known(name, only, [column.key for column in columns])
         shown = [column for column in columns if not only or column.key in only]
         return markdown_table(shown, [row for table in tables for row in table.rows])
 
@@ -71,16 +71,16 @@ class Results:
             raise ResultsError(f"{name} has {len(found)} rows with {row}, wanted one")
         return columns[column].show(found[0].get(column))
 
-    def evaluations(self, *names: str, figures: Sequence[str], subject: Sequence[str] = ("model",)) -> str:
+    def evaluations(self, *names: str, figures: Mapping[str, str], subject: Sequence[str]) -> str:
         """Reports of ``quicksilver eval`` side by side: a row each.
 
         Args:
             names: of the files.
-            figures: columns, as in ``cell``: ``KEY[=TITLE][:FORMAT]``.
+            figures: a column each: the figure's name, and ``TITLE[:FORMAT]``.
             subject: keys of the subject that tell the rows apart.
         """
         reports = [self._evaluation(name) for name in names]
-        columns = [Column.parse(each) for each in figures]
+        columns = [Column.titled(key, text) for key, text in figures.items()]
         _check_known(", ".join(names), [column.key for column in columns], [key for r in reports for key in r.figures])
         _check_known(", ".join(names), subject, [key for report in reports for key in report.subject])
         heads = [
@@ -96,11 +96,11 @@ class Results:
         ]
         return markdown_table([*heads, *columns], rows)
 
-    def figure(self, name: str, spec: str) -> Shown:
-        """One figure of an evaluation, ``KEY[:FORMAT]``."""
-        column, figures = Column.parse(spec), self._evaluation(name).figures
-        _check_known(name, [column.key], list(figures))
-        return column.show(figures[column.key])
+    def figure(self, name: str, key: str, number_format: str = "") -> Shown:
+        """One figure of an evaluation."""
+        figures = self._evaluation(name).figures
+        _check_known(name, [key], list(figures))
+        return Column(key=key, title=key, format=number_format).show(figures[key])
 
     def commands(self, *names: str) -> str:
         """The commands by which these were made, a line each, none twice."""

@@ -37,7 +37,7 @@ EVALUATION = {
     "command": "quicksilver eval humaneval",
     "environment": {"cpu": "EPYC"},
     "sandbox": "strict",
-    "figures": {"pass@1": INTERVAL, "nfe": {"value": 9.75, "low": 9.0, "high": 10.5}},
+    "figures": {"pass@1/kind=code": INTERVAL, "nfe": {"value": 9.75, "low": 9.0, "high": 10.5}},
 }
 
 
@@ -114,7 +114,7 @@ def test_a_table(folder: Folder) -> None:
 def test_figures_in_sentences(folder: Folder) -> None:
     folder.write(t=TABLE, e=EVALUATION)
     text = """{% set c = cell("t", "exact", model="ours") %}
-{{ c }}, {{ c.value }}, {{ c.low }}; {{ figure("e", "nfe:.1f") }}
+{{ c }}, {{ c.value }}, {{ c.low }}; {{ figure("e", "nfe", ".1f") }}
 {{ "%.2f" % (c.number / cell("t", "exact", tokens=1).number) }}"""
     assert folder.render(text) == "3.1 % (2 to 4), 3.1 %, 2; 9.8 (9.0 to 10.5)\n0.06"
 
@@ -136,11 +136,12 @@ def test_commands_and_conditions(folder: Folder) -> None:
 def test_evaluations_side_by_side(folder: Folder) -> None:
     other = EVALUATION | {
         "subject": {"model": "twin"},
-        "figures": {"pass@1": {"value": 0.5, "low": None, "high": None}},
+        "figures": {"pass@1/kind=code": {"value": 0.5, "low": None, "high": None}},
     }
     folder.write(a=EVALUATION, b=other)
-    assert folder.render("{{ evaluations('a', 'b', figures=['pass@1=pass:.1%', 'nfe=NFE:.1f']) }}").splitlines() == [
-        "| suite | items | model | pass | NFE |",
+    figures = "{'pass@1/kind=code': 'pass, code:.1%', 'nfe': 'NFE:.1f'}"
+    assert folder.render(f"{{{{ evaluations('a', 'b', subject=['model'], figures={figures}) }}}}").splitlines() == [
+        "| suite | items | model | pass, code | NFE |",
         "|---|---|---|---|---|",
         "| humaneval | 1,033 | coder | 3.1 % (2.0 to 4.5) | 9.8 (9.0 to 10.5) |",
         "| humaneval | 1,033 | twin | 50.0 % |  |",
@@ -154,11 +155,13 @@ def test_evaluations_side_by_side(folder: Folder) -> None:
         ("{{ cell('t', 'exakt', model='ours') }}", "no exakt; known: model, exact, tokens"),
         ("{{ table('t', only=['exakt']) }}", "exakt"),
         ("{{ table('t', 'u') }}", "u has other columns than t"),
+        ("{{ table() }}", "line 1"),
         ("{{ table('none') }}", "none.json"),
         ("{{ table('e') }}", "e is an evaluation"),
-        ("{{ evaluations('t', figures=['x']) }}", "t is a table"),
-        ("{{ evaluations('e', figures=['pass@2']) }}", "pass@2; known: pass@1"),
-        ("{{ evaluations('e', figures=['nfe'], subject=['server']) }}", "server; known: model"),
+        ("{{ evaluations('t', subject=[], figures={}) }}", "t is a table"),
+        ("{{ evaluations('e', subject=[], figures={'pass@2': 'x'}) }}", "pass@2; known: pass@1/kind=code, nfe"),
+        ("{{ evaluations('e', figures={'nfe': 'NFE'}, subject=['server']) }}", "server; known: model"),
+        ("{{ figure('e', 'pass@2') }}", "e has no pass@2"),
         ("{{ condition('t', 'items') }}", "no items; known: seed"),
         ("{{ tabel('t') }}", "tabel"),
         ("\n{{ table('t' }}", "line 2"),
