@@ -7,7 +7,7 @@ TEST_WORKERS ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-browser test-clients test-gpu picture check format clean
+.PHONY: help setup serve demo test test-browser test-clients test-gpu picture results bench-check check format clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -49,6 +49,12 @@ test-gpu: $(VENV)/.installed-dev ## Run the tests that need a GPU
 
 picture: $(VENV)/.installed ## Draw docs/images/denoising.svg from a run of the bundled model
 	$(BIN)/python scripts/picture.py
+
+results: $(VENV)/.installed-dev ## Write docs/results.md from the files of docs/results/
+	$(BIN)/python scripts/results.py
+
+bench-check: $(VENV)/.installed-dev ## Measure a few ratios in about two minutes, beside those recorded; fails on no figure
+	$(BIN)/python benchmarks/bench_check.py
 
 check: $(VENV)/.installed-dev ## Run every check of .pre-commit-config.yaml
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
@@ -145,7 +148,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> s
 
 
 def finish(out: Path, report: Mapping[str, object], table: str) -> None:
-    """Write the JSON report, a Markdown file of the same name, and print the table."""
-    write_json(out, report)
+    """Write the JSON report, with command and date, and a Markdown file of the same name; print the table."""
+    command = shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    write_json(out, {"command": command, "date": datetime.now(UTC).strftime("%Y-%m-%d"), **report})
     out.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
     sys.stdout.write(table + "\n")

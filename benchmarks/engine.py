@@ -196,7 +196,7 @@ class Recorder:
         self._is_on = True
 
 
-def measure_overhead(side: Side, items: Sequence[InfillItem], batch: int, num_steps: int) -> dict[str, object]:
+def measure_overhead(side: Side, items: Sequence[InfillItem], batch: int, num_steps: int) -> dict[str, float]:
     """Engine steps over bare forwards of the same rows, with ``batch`` requests under way."""
     recorder, waiting, tickets = Recorder(side.engine), itertools.cycle(items), []
     engine_ms, bare_ms, rows = [], [], []

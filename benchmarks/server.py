@@ -64,7 +64,7 @@ def main(
         **subject.about(),
         **environment(),
         "overhead": ratio,
-        "latency_ms": latency,
+        "latency": latency,
         "freed_ms": {"median": statistics.median(freed), "max": max(freed)},
         "start_seconds": start_seconds,
     }
@@ -76,7 +76,8 @@ def main(
         *(
             [
                 f"{count} at once, warm prefix: p50, p95, p99 ms; fills/s",
-                ", ".join(f"{value:.0f}" for value in found[:3]) + f"; {found[3]:.1f}",
+                ", ".join(f"{found[key]:.0f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+                + f"; {found['fills_per_s']:.1f}",
             ]
             for count, found in latency.items()
         ),
@@ -145,7 +146,7 @@ def overhead(client: httpx.Client, model: Model, holes: list[InfillItem], rounds
     }
 
 
-def latencies(url: str, model: Model, holes: list[InfillItem], concurrent: int, requests: int) -> list[float]:
+def latencies(url: str, model: Model, holes: list[InfillItem], concurrent: int, requests: int) -> dict[str, float]:
     """p50, p95 and p99 in milliseconds of fills behind one cached prefix, and fills per second."""
     source = "".join(item.prefix for item in holes)
     prefix = model.tokenizer.decode(model.tokenizer.encode(source)[:PREFIX_TOKENS])
@@ -169,8 +170,8 @@ def latencies(url: str, model: Model, holes: list[InfillItem], concurrent: int, 
         with ThreadPoolExecutor(concurrent) as pool:
             seconds = list(pool.map(fill, range(requests)))
         wall = time.perf_counter() - start
-    p50, p95, p99 = np.percentile(seconds, [50, 95, 99]) * 1000
-    return [float(p50), float(p95), float(p99), requests / wall]
+    found = {f"p{each}_ms": float(np.percentile(seconds, each) * 1000) for each in (50, 95, 99)}
+    return found | {"fills_per_s": requests / wall}
 
 
 def hang_up(client: httpx.Client) -> float:
