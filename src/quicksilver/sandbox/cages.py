@@ -26,7 +26,12 @@ from quicksilver.errors import SandboxError
 from quicksilver.sandbox import filters
 from quicksilver.sandbox.memory_files import memory_file
 
-_SERVER = "import marshal, sys; exec(marshal.load(open(int(sys.argv[3]), 'rb')))"
+_SERVER = """
+import builtins, marshal, sys
+own = {"__name__": "__main__", "__builtins__": dict(vars(builtins))}
+exec(marshal.load(open(int(sys.argv[3]), "rb")), own)
+"""
+"""Starts the server among builtins of its own, which no program can replace."""
 _NOBODY = "65534"
 _ENVIRONMENT = {
     "PATH": "/usr/bin",

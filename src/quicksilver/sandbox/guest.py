@@ -8,6 +8,7 @@ The report's lines begin with a marker that the host drew for this program. It i
 program starts, but it is in this process's memory: code that looks for it there can forge a verdict.
 """
 
+import builtins
 import ctypes
 import gc
 import importlib
@@ -323,13 +324,14 @@ def _run_program(job: "dict[str, Any]", folder: str, report: Report) -> None:
     sys.modules[job["name"]] = module
     module.__file__ = f"{folder}/{PROGRAM_FILE}"
     found, flushed = vars(module), (sys.stdout, sys.stderr)
+    found["__builtins__"] = builtins
     ballast = mmap.mmap(-1, _BALLAST_BYTES)
-    originals = dict(vars(sys.modules["builtins"]))
+    originals = dict(vars(builtins))
     try:
         exec(compile(job["source"], module.__file__, "exec"), found)
         if job["checks"]:
             # What checks call is what it always was, whatever the source put in its place.
-            vars(sys.modules["builtins"]).update(originals)
+            builtins.__dict__.update(originals)
             exec(compile(job["checks"], f"{folder}/{CHECKS_FILE}", "exec"), found)
         if job["function"]:
             _answer(found, job["function"], job["calls"], report)
@@ -356,7 +358,7 @@ def _answer(found: "dict[str, Any]", name: str, calls: "Sequence[Any]", report: 
     function = found[name]
     for index, arguments in enumerate(calls):
         try:
-            report("value", f"{index} {json.dumps(encode(function(*decode(arguments))))}")
+            report("value", f"{index} {json.dumps(encode(function(*map(decode, arguments))))}")
         except BaseException as error:  # noqa: BLE001  # as above
             report("raised", f"{index} {_describe(error, '')}")
 

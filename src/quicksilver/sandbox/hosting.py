@@ -1,6 +1,5 @@
 """The host's side of one guest: start it, hand it a program, read what came of it, end it."""
 
-import contextlib
 import functools
 import marshal
 import math
@@ -60,8 +59,7 @@ class Guest:
     ) -> None:
         self._process, self._control, self._folder = process, control, folder
         self.readable = tuple(readable)
-        self.is_usable = True
-        """Whether it may run another program: it lives, and nothing of the last one is left in it."""
+        self._is_clean, self._is_closed = True, False
 
     @classmethod
     def start(
@@ -114,6 +112,11 @@ class Guest:
             control.close()
             raise
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may run another program: it lives, and nothing of the last one is left in it."""
+        return self._is_clean and self._process.poll() is None
+
     def _wait_until_ready(self, diagnostics: int) -> None:
         self._control.settimeout(_START_S)
         try:
@@ -147,10 +150,10 @@ class Guest:
         ):
             start = time.monotonic()
             message, is_late = self._converse((job_file, stdin_file, stdout, stderr, report), limits.wall_s)
-            status, seconds, cpu_s, self.is_usable = (
+            status, seconds, cpu_s, self._is_clean = (
                 guest.ENDING.unpack(message) if message else (None, time.monotonic() - start, 0.0, False)
             )
-            if not self.is_usable:
+            if not self._is_clean:
                 # Before its files are read: it may still be writing them.
                 self.close()
             return Ending(
@@ -179,18 +182,19 @@ class Guest:
 
     def close(self) -> None:
         """End everything in the sandbox, and wait until it has ended. Closing twice is no mistake."""
-        self.is_usable = False
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
+        if not self._is_closed:
+            self._is_closed = True
+            # Once it has been waited for, its number may be another's.
+            if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+                self._process.wait()
             self._wait_for_the_end()
             self._control.close()
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     def _wait_for_the_end(self) -> None:
-        """Bubblewrap's outer process is gone before those inside; the server holds the socket's end until it is, too."""
+        """Bubblewrap's outer process is gone before those inside; the server holds its end of the socket."""
         self._control.settimeout(_END_S)
         try:
             while self._control.recv(_MESSAGE_BYTES):

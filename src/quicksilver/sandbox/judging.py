@@ -74,8 +74,8 @@ def _answer(content: str) -> Answer:
 
 
 def _lines(ending: Ending, marker: str) -> Iterator[tuple[str, str]]:
-    """Kind and text of the report's lines."""
-    for line in ending.report.decode(errors="replace").split("\n"):
+    """Kind and text of the report's lines; one without its end was cut off."""
+    for line in ending.report.decode(errors="replace").split("\n")[:-1]:
         if line.startswith(f"{marker} "):
             kind, _, text = line.removeprefix(f"{marker} ").partition(" ")
             yield kind, text

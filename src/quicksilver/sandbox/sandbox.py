@@ -22,20 +22,20 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 4
 """Programs for each worker that are taken from their iterator before the first one's verdict is."""
-_PRELOADED = "collections functools heapq itertools json math operator re string typing".split()
+_PRELOADED = ("collections", "functools", "heapq", "itertools", "json", "math", "operator", "re", "string", "typing")
 """Modules that solutions of programming tasks import, and that have no state for programs to share (``random`` has)."""
 
 
 class Sandbox:
     """Where programs run that nobody has read. A context manager; its methods may be called from several threads.
 
-    Mode ``strict`` makes a sandbox for every program. Mode ``fast`` keeps sandboxes and forks in them, one program after
-    the other; a program that leaves more behind than a few files costs the sandbox. Both give the same verdicts.
+    Mode ``strict`` makes a sandbox for every program. Mode ``fast`` keeps sandboxes and forks in them, one program
+    after the other; a program that leaves more behind than a few files costs the sandbox. Both give the same verdicts.
 
     ``run`` judges a program by what its own process says, so a program written to deceive can pass: it can look for
     the verdict's marker in its memory, or define an ``__eq__`` that is always true. That is how everybody's evaluations
-    work, and enough where nothing learns from the verdict. For rewards use ``call``: the program gets arguments and gives
-    back values, and what is expected never enters the sandbox.
+    work, and enough where nothing learns from the verdict. For rewards use ``call``: the program gets arguments and
+    gives back values, and what is expected never enters the sandbox.
     """
 
     def __init__(self, mode: Mode = "strict", limits: Limits | None = None, accept_unsafe: bool = False) -> None:
@@ -55,8 +55,8 @@ class Sandbox:
         self._level, reasons = detect()
         if not (self._level.is_safe or accept_unsafe):
             raise SandboxError(
-                f"untrusted code can only be run with {self._level.value!r} here, which does not keep it from your files "
-                f"or processes; better would be {reasons}. To run it all the same, pass accept_unsafe=True"
+                f"the strongest sandbox that works here is {self._level.value!r}, not safe enough for untrusted code; "
+                f"what stronger ones lack: {reasons}. To run it all the same, pass accept_unsafe=True"
             )
         self._lock = threading.Lock()
         self._idle: list[Guest] = []
@@ -146,7 +146,8 @@ class Sandbox:
             self._num_leased += 1
             self._most_leased = max(self._most_leased, self._num_leased)
             for index, guest in enumerate(self._idle):
-                if guest.readable == readable:
+                # One that something else on this machine has killed is closed when it is in nobody's way.
+                if guest.readable == readable and guest.is_usable:
                     return self._idle.pop(index)
         try:
             imports = _PRELOADED if self.mode == "fast" else ()
@@ -187,7 +188,7 @@ def _not_an_argument(value: object) -> NoReturn:
 
 def _in_threads(run: Callable[[Item], Result], items: Iterable[Item], workers: int | None) -> Iterator[Result]:
     """Results in the items' order; when their reader stops early, what has not begun never does."""
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = len(os.sched_getaffinity(0)) if workers is None else workers
     if workers < 1:
         raise ConfigError(f"workers must be above 0, got {workers}")
     waiting: deque[Future[Result]] = deque()
