@@ -7,6 +7,7 @@ QuicksilverError
 │   │   └── ContextLengthError  it is longer than the model's context
 │   ├── MergeError        an edit does not say for certain what becomes of the file
 │   └── CheckpointError   a model folder is missing, incomplete or contradicts itself
+├── SandboxError          untrusted code cannot be run here, or a sandbox broke
 ├── CorpusError           the corpus could not be rebuilt as pinned
 ├── AccessError           a request is refused for whose it is, not for what it asks
 │   ├── AuthenticationError  no API key, an unknown one or a revoked one
@@ -47,6 +48,10 @@ class MergeError(UsageError):
 
 class CheckpointError(UsageError):
     """A model folder is missing, incomplete or contradicts itself."""
+
+
+class SandboxError(QuicksilverError):
+    """Untrusted code cannot be run here as safely as asked, or a sandbox broke; no verdict on the code."""
 
 
 class CorpusError(QuicksilverError):
