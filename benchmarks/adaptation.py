@@ -27,7 +27,7 @@ from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.evaluation import likelihood
 from quicksilver.evaluation.likelihood import LikelihoodConfig, LikelihoodSummary, Reading
 from quicksilver.evaluation.provenance import environment
-from quicksilver.evaluation.suites import subsample
+from quicksilver.evaluation.sampling import subsample
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.training.alignment import AlignmentConfig
 from quicksilver.training.corpus.token_file import TokenFile

@@ -27,9 +27,8 @@ from quicksilver.api import DecodingOptions
 from quicksilver.decoding import Cache
 from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval
-from quicksilver.evaluation.infill import LINE_END
 from quicksilver.evaluation.provenance import environment
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.suites.filling import LINE_END, InfillItem
 
 RECORDED = Path(__file__).parents[1] / "docs/results/bench-check.json"
 MODEL, AR_TWIN = "quicksilver-coder", "quicksilver-coder-ar"

@@ -15,24 +15,26 @@ an order that rotates, so that a busy machine slows all of them. The first setti
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from common import default_layout, finish, load_model, markdown_table, progress, reported_errors, verbatim
+from common import default_layout, finish, in_engine, load_model, markdown_table, progress, reported_errors, verbatim
 from lengths import code_lines
 from policies import GRID
 
-from quicksilver.api import InfillLayout, Model
+from quicksilver.api import InfillLayout, InfillRequest, Model
 from quicksilver.decoding import Policy
 from quicksilver.errors import ConfigError
-from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
-from quicksilver.evaluation.infill import ExactPolicy, ItemResult, ModelFiller, judge, summarise
+from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.provenance import environment
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.running import Record, paired
+from quicksilver.evaluation.running import figures as figures_of_records
+from quicksilver.evaluation.subject import Ask
+from quicksilver.evaluation.subjects.engine import EngineSubject, ExactPolicy, answer_of
+from quicksilver.evaluation.suites.filling import InfillItem, judge_hole
 
 CACHES = ("exact", "dual", "dual:4", "dual:8", "vicinity", "vicinity:8")
 DEFAULT_POLICY = "the model's"
@@ -44,7 +46,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=
 class Run:
     """One hole by one setting."""
 
-    result: ItemResult
+    record: Record
     num_stale_forwards: int
     num_stale_rows: int
 
@@ -101,7 +103,7 @@ def main(
         is_given = length == "given"
         if twin is not None:
             options = ExactPolicy(exact_policy=None, seed=seed)
-            fillers[TWIN] = ModelFiller(model=load_model(twin, "cpu"), layout=InfillLayout.PSM, options=options)
+            fillers[TWIN] = in_engine(load_model(twin, "cpu"), InfillLayout.PSM, options)
         with progress() as bar:
             task = bar.add_task("holes", total=(len(lines) + 1) * len(fillers), detail="")
             fill_in_turns(fillers, lines[:1], is_given, lambda: bar.advance(task))  # warms up
@@ -115,13 +117,13 @@ def main(
         finish(out, about, table(figures))
 
 
-def filler(model: Model, cache: str, policy: str, seed: int) -> ModelFiller:
-    """The model in place under one setting."""
+def filler(model: Model, cache: str, policy: str, seed: int) -> EngineSubject:
+    """The model in place under one setting; questions have the options' seed."""
     name, _, every = cache.partition(":")
     options = ExactPolicy(
         exact_policy=policy_of(policy), seed=seed, cache=name, refresh_every=int(every) if every else None
     )
-    return ModelFiller(model=model, layout=default_layout(model), options=options)
+    return in_engine(model, default_layout(model), options)
 
 
 def policy_of(text: str) -> Policy | None:
@@ -133,7 +135,7 @@ def policy_of(text: str) -> Policy | None:
 
 
 def fill_in_turns(
-    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], is_length_given: bool, advance: Callable[[], None]
+    fillers: dict[str, EngineSubject], items: Sequence[InfillItem], is_length_given: bool, advance: Callable[[], None]
 ) -> dict[str, list[Run]]:
     """What every setting wrote, in the order of the items."""
     runs: dict[str, list[Run]] = {name: [] for name in fillers}
@@ -146,24 +148,27 @@ def fill_in_turns(
     return runs
 
 
-def length_of(filler: ModelFiller, item: InfillItem) -> int:
-    """Of the reference, in the filler's tokens."""
-    return max(filler.count_tokens(item.middle), 1)
+def asked(filler: EngineSubject, item: InfillItem, is_length_given: bool) -> tuple[InfillRequest, int]:
+    """The request of a hole, and its reference's length in the filler's tokens."""
+    length = max(len(filler.model.tokenizer.encode(item.middle)), 1)
+    ask = Ask(seed=filler.options.seed or 0, hole_length=length if is_length_given else None)
+    return filler.request((item.prefix, item.suffix), ask), length
 
 
-def fill(filler: ModelFiller, item: InfillItem, is_length_given: bool) -> Run:
+def fill(filler: EngineSubject, item: InfillItem, is_length_given: bool) -> Run:
     """One hole."""
-    length = length_of(filler, item)
-    done = filler.fill(item.prefix, item.suffix, length if is_length_given else None)
+    request, length = asked(filler, item, is_length_given)
+    done = filler.model.run(request)
+    answer = replace(answer_of(done), reference_tokens=length)
     return Run(
-        result=judge(item, done, length),
+        record=Record(item_id=item.item_id, sample=0, answer=answer, mark=judge_hole(item, answer)),
         num_stale_forwards=done.num_stale_forwards,
         num_stale_rows=done.num_stale_rows,
     )
 
 
 def fill_at_once(
-    fillers: dict[str, ModelFiller], items: Sequence[InfillItem], is_length_given: bool, count: int
+    fillers: dict[str, EngineSubject], items: Sequence[InfillItem], is_length_given: bool, count: int
 ) -> dict[str, float]:
     """Milliseconds per hole with ``count`` requests in the engine, setting by setting for every group of items."""
     seconds = dict.fromkeys(fillers, 0.0)
@@ -172,12 +177,7 @@ def fill_at_once(
         raise ConfigError(f"{count} holes at once need as many items, got {len(items)}")
     for group in groups:
         for name, each in fillers.items():
-            requests = [
-                each.model.engine_request(
-                    each.request(item.prefix, item.suffix, length_of(each, item) if is_length_given else None)
-                )
-                for item in group
-            ]
+            requests = [each.model.engine_request(asked(each, item, is_length_given)[0]) for item in group]
             start = time.perf_counter()
             each.model.engine.run(requests)
             seconds[name] += time.perf_counter() - start
@@ -186,27 +186,25 @@ def fill_at_once(
 
 def figures_of(name: str, runs: Sequence[Run], first: Sequence[Run], ms_per_hole_at_once: float | None) -> Figures:
     """Sum up one setting."""
-    results, base = [run.result for run in runs], [run.result for run in first]
-    summary = summarise(results)
-
-    def more(field: str) -> Interval:
-        values = [[float(getattr(each, field)) for each in side] for side in (results, base)]
-        return bootstrap_mean(np.array(values[0]) - np.array(values[1]))
-
+    records, base = [run.record for run in runs], [run.record for run in first]
+    found, more = figures_of_records(records), paired(records, base)
+    seconds, base_seconds = (sum(each.answer.seconds for each in side) for side in (records, base))
     return Figures(
         setting=name,
-        exact_match=summary.exact_match,
-        parse_rate=summary.parse_rate,
-        absolute_length_error=summary.absolute_length_error,
-        nfe=summary.nfe,
+        exact_match=found["exact_match"],
+        parse_rate=found["parse_rate"],
+        absolute_length_error=found["absolute_length_error"],
+        nfe=found["nfe"],
         stale_forwards=statistics.mean(run.num_stale_forwards for run in runs),
         stale_rows=statistics.mean(run.num_stale_rows for run in runs),
-        ms_per_hole=1000 * summary.seconds / len(runs),
+        ms_per_hole=1000 * seconds / len(runs),
         ms_per_hole_at_once=ms_per_hole_at_once,
-        times_faster=sum(each.seconds for each in base) / summary.seconds,
-        more_exact=more("is_exact"),
-        more_parse=more("parses"),
-        same_text=statistics.mean(one.text == other.text for one, other in zip(results, base, strict=True)),
+        times_faster=base_seconds / seconds,
+        more_exact=more["exact_match"],
+        more_parse=more["parse_rate"],
+        same_text=statistics.mean(
+            one.answer.texts == other.answer.texts for one, other in zip(records, base, strict=True)
+        ),
     )
 
 

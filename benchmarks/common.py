@@ -5,41 +5,44 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import cast
 
 import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from quicksilver.api import InfillLayout, Model
+from quicksilver.api import DecodingOptions, InfillLayout, Model
 from quicksilver.api.loading import find_model
 from quicksilver.checkpoints.folder import TOKENIZER_FILE, model_hash
 from quicksilver.checkpoints.loading import load_folder
+from quicksilver.cli.held_out import PUBLIC_TEST as SPLIT
+from quicksilver.cli.held_out import open_split
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
-from quicksilver.errors import ConfigError, QuicksilverError, UsageError
-from quicksilver.evaluation.suites import InfillItem, read_humaneval_single_line, sample_lines, subsample
+from quicksilver.errors import QuicksilverError, UsageError
+from quicksilver.evaluation.bootstrap import Interval
+from quicksilver.evaluation.subjects.engine import EngineSubject
+from quicksilver.evaluation.suites.filling import FillSuite, InfillItem, Length
+from quicksilver.evaluation.suites.registry import Materials, find_suite
+from quicksilver.evaluation.tables import markdown_table as markdown_table  # for the scripts
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.tokenization.tokenizer import Tokenizer
-from quicksilver.training.corpus.token_file import TokenFile
 
-HUMANEVAL = Path(__file__).parents[1] / "data/eval/humaneval_infilling/HumanEval-SingleLineInfilling.jsonl.gz"
-SPLIT = "public_test"
 CONTEXT = 512
 """Tokens the bundled models were trained on."""
-NUM_PUBLIC_LINES = 1000
 
 
 class Suite(StrEnum):
-    """Infill suites."""
+    """Infill suites of single lines."""
 
     HUMANEVAL = "humaneval-single-line"
-    PUBLIC_LINES = "public-lines"
+    LINES = "fim-line"
 
 
 def verbatim(text: str | None) -> str:
@@ -77,14 +80,6 @@ def default_layout(model: Model) -> InfillLayout:
     return InfillLayout.PSM if is_ar or "in_place" not in model.spec.layouts else InfillLayout.IN_PLACE
 
 
-class Length(StrEnum):
-    """Whether the model is told how long a hole is; one-line: no, but its text ends at the first line end."""
-
-    UNKNOWN = "unknown"
-    ONE_LINE = "one-line"
-    GIVEN = "given"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
     """What is measured on what."""
@@ -113,20 +108,25 @@ class Subject:
         """The model, seeing at most the context."""
         return load_model(self.model, self.device, self.context)
 
+    def asked(self, length: Length = Length.UNKNOWN) -> FillSuite:
+        """The suite."""
+        corpus = None if self.tokens is None else open_split(self.tokens)
+        made = find_suite(self.suite).build(Materials(corpus=corpus, count=self.items, seed=self.seed, length=length))
+        return cast(FillSuite, made)
+
     def holes(self) -> list[InfillItem]:
         """The items of the suite."""
-        if self.suite == Suite.HUMANEVAL:
-            return subsample(read_humaneval_single_line(HUMANEVAL), self.items, self.seed)
-        tokens = self.corpus()
-        tokenizer = Tokenizer.load(tokens / TOKENIZER_FILE)
-        documents = TokenFile.open(tokens, SPLIT)
-        return sample_lines(documents, tokenizer.decode, self.items or NUM_PUBLIC_LINES, self.seed)
+        return list(self.asked().items())
 
-    def corpus(self) -> Path:
-        """The corpus folder; an error if there is none."""
-        if self.tokens is None:
-            raise ConfigError(f"suite {self.suite} needs --tokens, a folder written by `quicksilver corpus build`")
-        return self.tokens
+
+def in_engine(model: Model, layout: InfillLayout, options: DecodingOptions) -> EngineSubject:
+    """A model with fixed options, to be asked by a suite."""
+    return EngineSubject(name=model.name, model=model, layout=layout, options=options)
+
+
+def plain(figures: Mapping[str, Interval]) -> dict[str, object]:
+    """Figures for a report."""
+    return {name: asdict(interval) for name, interval in figures.items()}
 
 
 def progress() -> Progress:
@@ -139,12 +139,6 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
     """Write a report; numpy and enumerations have been turned into plain values before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A GitHub table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 def finish(out: Path, report: Mapping[str, object], table: str) -> None:

@@ -59,9 +59,8 @@ from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.request import Continuation, Request
 from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
-from quicksilver.evaluation.infill import LINE_END
 from quicksilver.evaluation.provenance import environment
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.suites.filling import LINE_END, InfillItem
 from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
 
@@ -431,7 +430,7 @@ def main(
     twin: Annotated[str, typer.Option(help="Autoregressive checkpoint: folder or bundled name.")],
     out: Annotated[Path, typer.Option(help="JSON report; beside it a Markdown table.")],
     suite: Annotated[Suite, typer.Option(help="Which holes.")] = Suite.HUMANEVAL,
-    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for public-lines.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for fim-line.")] = None,
     items: Annotated[int, typer.Option(min=1, help="Random holes.")] = 30,
     rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 5,
     only: Annotated[list[Part] | None, typer.Option(help="Only this part; may be repeated.")] = None,

@@ -12,7 +12,7 @@ from speed import CACHED, CachedTwin, Filled, Loop, most_tokens, prompt_of
 from quicksilver.api import Model
 from quicksilver.checkpoints.gguf import export_gguf
 from quicksilver.errors import ConfigError
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.suites.filling import InfillItem
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 
 GENERATE = "twin, transformers.generate"

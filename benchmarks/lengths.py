@@ -11,15 +11,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from common import default_layout, finish, load_model, markdown_table, progress, reported_errors, verbatim
+from common import (
+    default_layout,
+    finish,
+    in_engine,
+    load_model,
+    markdown_table,
+    plain,
+    progress,
+    reported_errors,
+    verbatim,
+)
 
 from quicksilver.api import DecodingOptions, Model
-from quicksilver.checkpoints.folder import TOKENIZER_FILE
-from quicksilver.evaluation.infill import InfillSummary, ModelFiller, run_suite, summarise
+from quicksilver.cli.held_out import open_split
+from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.provenance import environment
-from quicksilver.evaluation.suites import InfillItem, LineKind, sample_lines
-from quicksilver.tokenization.tokenizer import Tokenizer
-from quicksilver.training.corpus.token_file import TokenFile
+from quicksilver.evaluation.running import figures, run
+from quicksilver.evaluation.suites.filling import FillSuite, InfillItem, Length
+from quicksilver.evaluation.suites.fim import LineKind, sample_lines
 
 MARGINS = (0.0, 0.25, 0.5, 0.75, 1.0)
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
@@ -40,29 +50,24 @@ def main(
         loaded = load_model(model, "cpu")
         lines = code_lines(tokens, items, seed)
         margins = margin or list(MARGINS)
-        summaries: dict[float, InfillSummary] = {}
+        length = Length.ONE_LINE if one_line else Length.UNKNOWN
+        suite = FillSuite(name="validation-lines", holes=tuple(lines), length=length, has_whole_lines=True)
+        found: dict[float, dict[str, Interval]] = {}
         with progress() as bar:
             task = bar.add_task("lengths", total=len(margins) * len(lines), detail="")
             for each in margins:
-                filler = ModelFiller(
-                    model=with_margin(loaded, each),
-                    layout=default_layout(loaded),
-                    options=DecodingOptions(seed=seed),
-                    is_one_line=one_line,
-                )
-                summaries[each] = summarise(
-                    run_suite(filler, lines, is_length_given=False, on_item=lambda _: bar.advance(task))
-                )
-        report = {str(each): summary.to_dict() for each, summary in summaries.items()}
+                subject = in_engine(with_margin(loaded, each), default_layout(loaded), DecodingOptions())
+                records = run(suite, subject, suite.items(), seed=seed, on_record=lambda _: bar.advance(task))
+                found[each] = figures(records)
+        report = {str(each): plain(values) for each, values in found.items()}
         about = {"model": model, "items": items, "seed": seed, "one_line": one_line, "split": "validation"}
         about["environment"] = environment()
-        finish(out, about | {"margins": report}, table(summaries))
+        finish(out, about | {"margins": report}, table(found))
 
 
 def code_lines(tokens: Path, count: int, seed: int) -> list[InfillItem]:
     """``count`` lines of code; lines of strings and comments are drawn too and left out."""
-    tokenizer = Tokenizer.load(tokens / TOKENIZER_FILE)
-    drawn = sample_lines(TokenFile.open(tokens, "validation"), tokenizer.decode, 4 * count, seed)
+    drawn = sample_lines(open_split(tokens, "validation").sources(), 4 * count, seed)
     return [item for item in drawn if item.kind is LineKind.CODE][:count]
 
 
@@ -72,12 +77,10 @@ def with_margin(model: Model, margin: float) -> Model:
     return Model(model.engine.denoiser, spec, model.tokenizer, name=model.name)
 
 
-def table(summaries: dict[float, InfillSummary]) -> str:
+def table(found: dict[float, dict[str, Interval]]) -> str:
     """One row per margin."""
-    rows = [
-        (each, s.exact_match, s.parse_rate, s.length_error, s.absolute_length_error, s.nfe, s.tpf)
-        for each, s in summaries.items()
-    ]
+    names = ("exact_match", "parse_rate", "length_error", "absolute_length_error", "nfe", "tpf")
+    rows = [(each, *(values[name] for name in names)) for each, values in found.items()]
     header = ("length_margin", "exact match", "parse rate", "length error", "absolute", "NFE", "TPF")
     return markdown_table(header, rows)
 

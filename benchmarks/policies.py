@@ -2,25 +2,27 @@ r"""Tokens per forward against quality: one line per policy and parameter, on th
 
 Examples:
   python benchmarks/policies.py --model quicksilver-coder --items 200 --out runs/policies.json --plot runs/tpf.svg
-  python benchmarks/policies.py --model runs/coder/final --suite public-lines --tokens data/corpus --layout psm \
+  python benchmarks/policies.py --model runs/coder/final --suite fim-line --tokens data/corpus --layout psm \
       --only confidence_threshold --only entropy_bound --out runs/policies.json
 
 An interrupted run goes on where it stopped when the same command is given again.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from common import (
     CONTEXT,
-    Length,
     Subject,
     Suite,
     default_layout,
     finish,
+    in_engine,
     markdown_table,
+    plain,
     progress,
     reported_errors,
     verbatim,
@@ -41,9 +43,12 @@ from quicksilver.decoding import (
     ReMDM,
 )
 from quicksilver.errors import ConfigError
-from quicksilver.evaluation.infill import ExactPolicy, InfillSummary, ModelFiller, run_suite, summarise
+from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.provenance import environment
 from quicksilver.evaluation.results import ResultLog
+from quicksilver.evaluation.running import figures, run
+from quicksilver.evaluation.subjects.engine import ExactPolicy
+from quicksilver.evaluation.suites.filling import Length
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ def main(
     model: Annotated[str, typer.Option(help="Checkpoint folder or the name of a bundled model.")],
     out: Annotated[Path, typer.Option(help="JSON report; beside it a Markdown table and the single items.")],
     suite: Annotated[Suite, typer.Option(help="Which holes.")] = Suite.HUMANEVAL,
-    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for public-lines.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for fim-line.")] = None,
     items: Annotated[int, typer.Option(help="Random items, the same for every policy.")] = 200,
     length: Annotated[Length, typer.Option(help=Length.__doc__)] = Length.UNKNOWN,
     layout: Annotated[InfillLayout | None, typer.Option(help="Default: in_place where trained, else psm.")] = None,
@@ -104,26 +109,19 @@ def main(
         subject = Subject(
             model=model, suite=suite.value, tokens=tokens, items=items, context=context, seed=seed, device=device
         )
-        grid, loaded, holes = _grid(only), subject.load(), subject.holes()
+        grid, loaded, asked = _grid(only), subject.load(), subject.asked(length)
         chosen = layout or default_layout(loaded)
         about = subject.about() | {"layout": chosen.value, "length": length.value, "cache": cache.value}
-        rows: list[tuple[Setting, InfillSummary]] = []
+        rows: list[tuple[Setting, dict[str, Interval]]] = []
         for setting in _settings_of(grid, loaded.spec.noise.edit_rate):
             log = ResultLog(out.with_suffix("") / f"{setting.slug}.jsonl", about | {"policy": repr(setting.policy)})
-            options = ExactPolicy(exact_policy=setting.policy, cache=cache, seed=seed)
-            is_one_line = length is Length.ONE_LINE
-            filler = ModelFiller(model=loaded, layout=chosen, options=options, is_one_line=is_one_line)
+            side = in_engine(loaded, chosen, ExactPolicy(exact_policy=setting.policy, cache=cache))
             with progress() as bar:
-                task = bar.add_task(f"{setting.name} {setting.parameter}", total=len(holes), detail="")
-                results = run_suite(
-                    filler,
-                    holes,
-                    is_length_given=length is Length.GIVEN,
-                    log=log,
-                    on_item=lambda _, b=bar, t=task: b.advance(t),
-                )
-            rows.append((setting, summarise(results)))
-        found = [{"policy": s.name, "parameter": s.parameter, **asdict(summary)} for s, summary in rows]
+                task = bar.add_task(f"{setting.name} {setting.parameter}", total=len(asked.items()), detail="")
+                advance = partial(bar.advance, task)
+                records = run(asked, side, asked.items(), seed=seed, log=log, on_record=lambda _, f=advance: f())
+            rows.append((setting, figures(records)))
+        found = [{"policy": s.name, "parameter": s.parameter, **plain(values)} for s, values in rows]
         finish(out, about | {"environment": environment(), "policies": found}, _table(about, rows))
         if plot is not None:
             from plots import plot_policies
@@ -147,7 +145,7 @@ def _settings_of(grid: tuple[Setting, ...], edit_rate: float) -> list[Setting]:
     return left
 
 
-def _table(about: dict[str, object], rows: list[tuple[Setting, InfillSummary]]) -> str:
+def _table(about: dict[str, object], rows: list[tuple[Setting, dict[str, Interval]]]) -> str:
     title = f"{about['model']} on {about['items']} items of {about['suite']}"
     title += f", layout {about['layout']}, cache {about['cache']}, length {about['length']}"
     header = ("policy", "parameter", "exact match [95 %]", "parse rate", "TPF [95 %]", "NFE per item", "tokens/s")
@@ -155,13 +153,13 @@ def _table(about: dict[str, object], rows: list[tuple[Setting, InfillSummary]]) 
         (
             setting.name,
             setting.parameter,
-            summary.exact_match,
-            f"{summary.parse_rate.value:.3f}",
-            summary.tpf,
-            f"{summary.nfe.value:.2f}",
-            f"{summary.tokens_per_s.value:.1f}",
+            values["exact_match"],
+            f"{values['parse_rate'].value:.3f}",
+            values["tpf"],
+            f"{values['nfe'].value:.2f}",
+            f"{values['tokens_per_s'].value:.1f}",
         )
-        for setting, summary in rows
+        for setting, values in rows
     ]
     return f"{title}\n\n" + markdown_table(header, cells)
 

@@ -24,7 +24,18 @@ from typing import Annotated
 
 import torch
 import typer
-from common import CONTEXT, Subject, Suite, finish, load_parts, markdown_table, progress, reported_errors, verbatim
+from common import (
+    CONTEXT,
+    Subject,
+    Suite,
+    finish,
+    in_engine,
+    load_parts,
+    markdown_table,
+    progress,
+    reported_errors,
+    verbatim,
+)
 from torch import Tensor, nn
 
 from quicksilver.api import DecodingOptions, InfillLayout, Model
@@ -32,10 +43,12 @@ from quicksilver.api.context import crop_around_holes
 from quicksilver.decoding.params import forbidden_tokens
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.errors import ConfigError
-from quicksilver.evaluation.infill import InfillSummary, ModelFiller, run_suite, summarise
+from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.provenance import environment
 from quicksilver.evaluation.results import ResultLog
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.running import figures as figures_of
+from quicksilver.evaluation.running import run
+from quicksilver.evaluation.suites.filling import InfillItem, Length
 from quicksilver.models.attention import DenseAttention
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.models.topology import Topology
@@ -107,7 +120,7 @@ class Figures:
     agreement: DecisionAgreement
     same_text: float
     """Share of holes filled with float32's text, to the letter."""
-    infill: InfillSummary
+    infill: dict[str, Interval]
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
@@ -118,7 +131,7 @@ def main(
     model: Annotated[str, typer.Option(help="Checkpoint folder or the name of a bundled model; trained in place.")],
     out: Annotated[Path, typer.Option(help="JSON report; beside it a Markdown table and the single items.")],
     suite: Annotated[Suite, typer.Option(help="Which holes.")] = Suite.HUMANEVAL,
-    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for public-lines.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for fim-line.")] = None,
     items: Annotated[int, typer.Option(help="Random holes, the same for every variant.")] = 200,
     rounds: Annotated[int, typer.Option(help="How often each forward is timed.")] = 9,
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(VARIANTS)}; may be repeated.")] = None,
@@ -141,7 +154,8 @@ def main(
             raise ConfigError(
                 f"{model} was not trained to fill holes in place; decisions are compared on such canvases"
             )
-        holes = subject.holes()
+        asked = subject.asked(Length.GIVEN)
+        holes = asked.items()
         reference.config = replace(reference.config, max_length=min(context, reference.config.max_length))
         denoisers = {name: VARIANTS[name](reference) for name in names_of(only, torch.device(device))}
         canvases = open_canvases(holes, spec, tokenizer, reference.config.max_length, seed)
@@ -156,14 +170,9 @@ def main(
                 bar.update(task, detail=name)
                 loaded = Model(denoiser, spec, tokenizer, name=name)
                 log = ResultLog(out.with_suffix("") / f"{name}.jsonl", about | {"variant": name})
-                infill = run_suite(
-                    ModelFiller(model=loaded, layout=InfillLayout.IN_PLACE, options=DecodingOptions(seed=seed)),
-                    holes,
-                    is_length_given=True,
-                    log=log,
-                    on_item=lambda _: bar.advance(task),
-                )
-                texts[name] = [result.text for result in infill]
+                side = in_engine(loaded, InfillLayout.IN_PLACE, DecodingOptions())
+                records = run(asked, side, holes, seed=seed, log=log, on_record=lambda _: bar.advance(task))
+                texts[name] = [record.answer.texts[0] for record in records]
                 figures.append(
                     Figures(
                         variant=name,
@@ -171,7 +180,7 @@ def main(
                         ms_per_forward=timed[name],
                         agreement=agreement_of(reference, denoiser, canvases, spec, tokenizer),
                         same_text=sum(map(str.__eq__, texts[name], texts[REFERENCE])) / len(holes),
-                        infill=summarise(infill),
+                        infill=figures_of(records),
                     )
                 )
         report = about | {"environment": environment(), "variants": [_plain(each) for each in figures]}
@@ -315,8 +324,8 @@ def _table(about: dict[str, object], figures: Sequence[Figures]) -> str:
             f"{each.agreement.jaccard:.4f}",
             f"{each.agreement.mean_kl:.5f}",
             f"{each.same_text:.3f}",
-            each.infill.exact_match,
-            each.infill.tpf,
+            each.infill["exact_match"],
+            each.infill["tpf"],
         )
         for each in figures
     ]

@@ -31,7 +31,7 @@ from common import CONTEXT, Subject, Suite, finish, markdown_table, progress, re
 from quicksilver.api import DecodingOptions, InfillRequest, Model
 from quicksilver.errors import EngineError
 from quicksilver.evaluation.provenance import environment
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.suites.filling import InfillItem
 
 CONCURRENCY = (1, 4, 16)
 PREFIX_TOKENS = 400

@@ -26,6 +26,7 @@ from common import (
     Subject,
     Suite,
     finish,
+    in_engine,
     markdown_table,
     progress,
     reported_errors,
@@ -39,9 +40,9 @@ from quicksilver.api.loading import find_model
 from quicksilver.decoding import psm_prompt
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import ConfigError
-from quicksilver.evaluation.infill import ModelFiller
 from quicksilver.evaluation.provenance import environment
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.subject import Ask
+from quicksilver.evaluation.suites.filling import InfillItem
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 
 CACHED = "twin, cached (transformers)"
@@ -75,12 +76,12 @@ def split(rounds: Sequence[Sequence[Filled]]) -> tuple[float | None, float | Non
     return statistics.median(first), statistics.median(later)
 
 
-def plain_loop(model: Model, layout: InfillLayout, options: DecodingOptions) -> Loop:
+def plain_loop(model: Model, layout: InfillLayout, options: DecodingOptions, seed: int) -> Loop:
     """This repository's reference sampler."""
-    filler = ModelFiller(model=model, layout=layout, options=options)
+    subject = in_engine(model, layout, options)
 
     def fill(item: InfillItem) -> Filled:
-        done = filler.fill(item.prefix, item.suffix, None)
+        done = subject.model.run(subject.request((item.prefix, item.suffix), Ask(seed=seed)))
         return Filled(done.holes[0].text, done.num_tokens, done.nfe, done.seconds)
 
     return fill
@@ -159,7 +160,7 @@ def main(
     twin: Annotated[str, typer.Option(help="Autoregressive checkpoint: folder or bundled name.")],
     out: Annotated[Path, typer.Option(help="JSON report; beside it a Markdown table.")],
     suite: Annotated[Suite, typer.Option(help="Which holes.")] = Suite.HUMANEVAL,
-    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for public-lines.")] = None,
+    tokens: Annotated[Path | None, typer.Option(help="Corpus folder, for fim-line.")] = None,
     items: Annotated[int, typer.Option(help="Random holes.")] = 30,
     rounds: Annotated[int, typer.Option(help="How often each is filled.")] = 5,
     policy: Annotated[str | None, typer.Option(help="Default: the checkpoint's.")] = None,
@@ -184,11 +185,11 @@ def main(
         loaded, loaded_twin, holes = subject.load(), twin_subject.load(), subject.holes()
         if loaded_twin.spec.objective is not Objective.AUTOREGRESSIVE or loaded.spec.objective is not Objective.MASK:
             raise ConfigError("--model must be a mask diffusion checkpoint and --twin an autoregressive one")
-        options = DecodingOptions(policy=policy, threshold=threshold, seed=seed)
+        options = DecodingOptions(policy=policy, threshold=threshold)
         loops: dict[str, Loop] = {
-            "diffusion, in place": plain_loop(loaded, InfillLayout.IN_PLACE, options),
-            "diffusion, psm": plain_loop(loaded, InfillLayout.PSM, options),
-            "twin": plain_loop(loaded_twin, InfillLayout.PSM, DecodingOptions(seed=seed)),
+            "diffusion, in place": plain_loop(loaded, InfillLayout.IN_PLACE, options, seed),
+            "diffusion, psm": plain_loop(loaded, InfillLayout.PSM, options, seed),
+            "twin": plain_loop(loaded_twin, InfillLayout.PSM, DecodingOptions(), seed),
             CACHED: CachedTwin(loaded_twin, find_model(twin), device, [loaded_twin.spec.special.eos]),
         }
         with progress() as bar:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from quicksilver.evaluation.documents import Corpus
+
 
 class CharDocuments:
     """One token per character."""
@@ -22,3 +24,14 @@ class CharDocuments:
 
 def decode(ids: list[int]) -> str:
     return "".join(map(chr, ids))
+
+
+def char_corpus(*texts: str) -> Corpus:
+    """Those texts as a corpus."""
+    return Corpus(
+        documents=CharDocuments(*texts),
+        decode=decode,
+        bytes_of_token=np.ones(256, dtype=np.int64),
+        identity={"tokens_sha256": "0" * 64},
+        tokenizer_fingerprint="characters",
+    )

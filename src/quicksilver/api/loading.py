@@ -60,6 +60,7 @@ def load(
     quantize: str | None = None,
     row_budget: int | str | None = None,
     num_pages: int | None = None,
+    max_length: int | None = None,
     progress: Progress | None = None,
     ranks: Ranks | None = None,
 ) -> Model:
@@ -74,6 +75,7 @@ def load(
         row_budget: most rows of one forward. ``auto``, for processes that live long: what suits this machine, measured
             for a few seconds and remembered in the user's cache folder (``engine.costs``). None: the engine's default.
         num_pages: pages of key/value memory; None: the engine's default.
+        max_length: longest canvas, if shorter than the checkpoint's own.
         progress: told the bytes loaded and those of all weights after every tensor.
         ranks: processes that hold the model together, on devices of their own. All load it; the model of rank 0 is used
             like any other, those of the others ``follow``.
@@ -81,13 +83,12 @@ def load(
     Raises:
         CheckpointError: there is no such model, or its files are incomplete or contradict each other.
         ConfigError: there is no such device, dtype or scheme, or they do not go together; ``row_budget`` is neither
-            ``auto`` nor a number from 1 on; or the ranks cannot divide the model.
+            ``auto`` nor a number from 1 on; ``max_length`` is below 1; or the ranks cannot divide the model.
         RankError: another rank is gone.
     """
     if ranks is not None and device is not None:
         raise ConfigError(f"device {device!r} contradicts ranks, which have joined on devices of their own")
-    if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
-        raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
+    _check_limits(row_budget, max_length)
     folder, target = find_model(path_or_name), resolve_device(device) if ranks is None else ranks.device
     opened, engine = open_folder(folder), EngineConfig(num_pages=num_pages)
     tokenizer, template = _tokenizer(folder, opened)
@@ -97,19 +98,22 @@ def load(
         plan = plan_folder(folder, device=where, num_pages=num_pages, num_ranks=num_ranks, **asked)
         require_fit(share_of(opened.config, num_ranks), engine, plan, target, folder.name)
     denoiser, spec = load_folder(folder, _dtype(dtype, opened), target, progress, parse_scheme(quantize), ranks)
+    if max_length is not None:
+        denoiser.config = replace(denoiser.config, max_length=min(max_length, denoiser.config.max_length))
     if ranks is not None:
         ranks.meet()
         row_budget = row_budget if ranks.leads else None
-    return Model(
-        denoiser,
-        spec,
-        tokenizer,
-        name=folder.resolve().name,
-        chat_template=template,
-        engine_config=engine
-        if row_budget is None
-        else replace(engine, row_budget=_num_rows(row_budget, denoiser, spec)),
-    )
+    if row_budget is not None:
+        engine = replace(engine, row_budget=_num_rows(row_budget, denoiser, spec))
+    name = folder.resolve().name
+    return Model(denoiser, spec, tokenizer, name=name, chat_template=template, engine_config=engine)
+
+
+def _check_limits(row_budget: int | str | None, max_length: int | None) -> None:
+    if row_budget not in (None, AUTO) and (isinstance(row_budget, str) or row_budget < 1):
+        raise ConfigError(f"row_budget is a number of rows from 1 on, or {AUTO!r}; got {row_budget!r}")
+    if max_length is not None and max_length < 1:
+        raise ConfigError(f"max_length must be at least 1, got {max_length}")
 
 
 def plan_folder(

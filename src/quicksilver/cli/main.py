@@ -25,6 +25,7 @@ _COMMANDS = {
     "demo": "Fill a file while you watch, and say what it took.",
     "replay": "Repeat a recorded request and check every forward.",
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
+    "eval": "Measure models on suites of questions, with intervals.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
     "import": "Write a published checkpoint as a folder of our own, perhaps quantized.",
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        status = _build_app(given)(args=given, prog_name="quicksilver", standalone_mode=False)
+        status = _build_app(given)(args=given, prog_name="quicksilver", standalone_mode=False, obj=tuple(given))
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except BrokenPipeError:

@@ -1,1 +1,1 @@
-"""Measuring models: infill suites, likelihoods, intervals. It judges text and never executes it."""
+"""Measuring models: suites of questions, subjects that answer them, figures with intervals."""

@@ -1,8 +1,11 @@
 """The seam to a corpus: evaluation reads documents, whoever stores them."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int
 
 
 @runtime_checkable
@@ -19,3 +22,35 @@ class Documents(Protocol):
     def doc_name(self, index: int) -> str:
         """``package/path``."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceFile:
+    """A file of a split."""
+
+    name: str
+    """``package/path``."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Corpus:
+    """A split, and how to read it."""
+
+    documents: Documents
+    decode: Callable[[list[int]], str]
+    """Token ids to text, of the tokenizer the documents were written with."""
+    bytes_of_token: Int[np.ndarray, " V"]
+    """UTF-8 bytes per token id."""
+    identity: Mapping[str, object]
+    """Hash and name of the split, for reports."""
+    tokenizer_fingerprint: str
+    """A model scores these tokens only if its own tokenizer has the same."""
+
+    def sources(self) -> list[SourceFile]:
+        """The files of the split, in order."""
+        documents = self.documents
+        return [
+            SourceFile(name=documents.doc_name(index), text=self.decode(documents.document(index).tolist()))
+            for index in range(documents.num_docs)
+        ]

@@ -11,6 +11,8 @@ for the chain rule is one in ``block_length``.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import torch
@@ -130,6 +132,23 @@ def cut_windows(documents: Documents, bytes_of_token: Int[np.ndarray, " V"], len
     return windows
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """Windows that are some of many, over all of which the bound spreads its masked counts."""
+
+    rows: tuple[int, ...]
+    """Their places among all."""
+    num_rows: int
+    num_slots: int
+    """Blocks of the longest of all."""
+
+    @classmethod
+    def of(cls, windows: Sequence[Window], rows: Sequence[int], config: LikelihoodConfig) -> Self:
+        """Some rows of all windows."""
+        num_slots = 1 + max(len(window.token_ids) for window in windows) // config.block_length
+        return cls(rows=tuple(rows), num_rows=len(windows), num_slots=num_slots)
+
+
 def window_nats(
     denoiser: Denoiser,
     spec: DiffusionSpec,
@@ -137,8 +156,18 @@ def window_nats(
     reading: Reading,
     config: LikelihoodConfig,
     advance: Advance | None = None,
+    share: Share | None = None,
 ) -> Float64[np.ndarray, "S N"]:
     """Nats of every window, once per draw of the bound; the other readings have S = 1.
+
+    Args:
+        denoiser: the checkpoint's network.
+        spec: how it was trained.
+        windows: what is read.
+        reading: how.
+        config: at what cost.
+        advance: told how many windows a forward has covered.
+        share: of a larger set; the windows then have the nats that they have when all of it is read at once.
 
     Raises:
         ConfigError: the checkpoint has no such reading.
@@ -148,7 +177,7 @@ def window_nats(
     parts: list[np.ndarray] = []
     with torch.inference_mode():
         if reading is Reading.BOUND:
-            bound = _Bound(windows, config, num_slots=_num_slots(windows, config))
+            bound = _Bound(config, share or Share.of(windows, range(len(windows)), config))
             parts = [bound(denoiser, spec, batch, advance) for batch in _batches(denoiser, spec, windows, config)]
         elif reading is Reading.CHAIN:
             parts = [
@@ -234,7 +263,7 @@ class _Batch:
     """Windows behind their ``<file>`` token, padded at the end. Legend: B windows, L positions."""
 
     first: int
-    """Index of the first window among all."""
+    """Index of the first window among those that are read."""
     token_ids: Int[Tensor, "B L"]
     is_target: Bool[Tensor, "B L"]
     blocks: Int[Tensor, "B L"]
@@ -262,10 +291,6 @@ def _batches(
             is_target[row, 1 : 1 + len(window.token_ids)] = True
         blocks = block_grid(len(part), length, block_length)
         yield _Batch(first, token_ids.to(device), is_target.to(device), blocks.to(device))
-
-
-def _num_slots(windows: Sequence[Window], config: LikelihoodConfig) -> int:
-    return 1 + max(len(window.token_ids) for window in windows) // config.block_length
 
 
 class _PairForward:
@@ -301,19 +326,25 @@ def _read(denoiser: Denoiser, hidden: Tensor, labels: Tensor, is_read: Tensor, m
     return nats
 
 
+@lru_cache(maxsize=64)
+def _spread(num_rows: int, num_slots: int, seed: int, draw: int) -> Tensor:
+    """The same for every share of a set."""
+    return spread_uniforms(num_rows, num_slots, seed=seed, step=draw)
+
+
 class _Bound:
     """The exact-count estimator, its counts spread evenly over the blocks of every window and over all windows."""
 
-    def __init__(self, windows: Sequence[Window], config: LikelihoodConfig, num_slots: int) -> None:
-        self._seed = config.seed
+    def __init__(self, config: LikelihoodConfig, share: Share) -> None:
+        self._seed, self._rows = config.seed, torch.tensor(share.rows)
         self._uniforms = [
-            spread_uniforms(len(windows), num_slots, seed=config.seed, step=draw) for draw in range(config.num_samples)
+            _spread(share.num_rows, share.num_slots, config.seed, draw) for draw in range(config.num_samples)
         ]
 
     def __call__(self, denoiser: Denoiser, spec: DiffusionSpec, batch: _Batch, advance: Advance) -> np.ndarray:
         forward = _PairForward(denoiser, batch, spec)
         num_rows = batch.token_ids.shape[0]
-        rows = torch.arange(batch.first, batch.first + num_rows)
+        rows = self._rows[batch.first : batch.first + num_rows]
         device = batch.token_ids.device
         sums = []
         for draw, uniforms in enumerate(self._uniforms):

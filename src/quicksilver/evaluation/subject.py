@@ -1,7 +1,7 @@
 """Who is examined: anything that fills holes and continues prompts, whatever engine or server is behind it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 
@@ -34,6 +34,10 @@ class Answer:
     finish_reason: str
     first_text_s: float | None = None
     """Until the first text that stays; None where it was not observed."""
+    reference_tokens: int | None = None
+    """Length of what was wanted in the subject's tokens, where a suite counts it."""
+    nats: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Where likelihoods are asked for instead of a text: by reading, one for every random draw."""
 
 
 @runtime_checkable
@@ -68,3 +72,23 @@ class Subject(Protocol):
             ConfigError: the subject cannot be asked so.
         """
         ...
+
+
+@runtime_checkable
+class Editor(Subject, Protocol):
+    """A subject that also changes code: behind Quicksilver's routes, or others that read the same prompts."""
+
+    def edit(self, prompt: str, ask: Ask) -> Answer:
+        """The region of a next-edit prompt (``coding.next_edit``) as it should be."""
+        ...
+
+    def apply(self, prompt: str, ask: Ask) -> Answer:
+        """The file of an apply prompt (``coding.apply``) with its snippet merged.
+
+        A merge that is refused because the snippet leaves a doubt is an empty text of ``finish_reason`` ``REFUSED``.
+        """
+        ...
+
+
+REFUSED = "refused"
+"""Finish reason of a question that the subject will not answer with a guess."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
+from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.subject import Answer, Subject
 
 
@@ -29,6 +30,8 @@ class Mark:
 
     values: Mapping[str, float]
     """By figure: 1 and 0 for yes and no, or a measure. Every figure's mean over items is reported."""
+    ratios: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """By figure: this item's part of a numerator and of its denominator, which are summed over items."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What the item is, by name of a division (``kind``: ``code``): figures are also given within each."""
     detail: str = ""
@@ -46,7 +49,7 @@ class Suite(Protocol[ItemT]):
 
     @property
     def headline(self) -> str:
-        """The figure that sums the suite up: a name in ``Mark.values``."""
+        """The figure that sums the suite up: a name in ``Mark.values`` or ``Mark.ratios``."""
         ...
 
     def about(self) -> Mapping[str, object]:
@@ -63,4 +66,13 @@ class Suite(Protocol[ItemT]):
 
     def judge(self, answered: Iterable[tuple[ItemT, Answer]]) -> Iterator[Mark]:
         """A mark for each, in order and as soon as it is known; may work on several at once."""
+        ...
+
+
+@runtime_checkable
+class SumsUp(Protocol):
+    """A suite with figures that are neither means nor ratios over items."""
+
+    def sum_up(self, answered: Sequence[tuple[Item, Answer]]) -> Mapping[str, Interval]:
+        """Those figures, beside all others."""
         ...

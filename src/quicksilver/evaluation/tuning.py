@@ -17,8 +17,9 @@ from quicksilver.decoding import Policy, make_policy
 from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, Objective
 from quicksilver.errors import ConfigError, InputError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
-from quicksilver.evaluation.infill import ExactPolicy
 from quicksilver.evaluation.provenance import environment
+from quicksilver.evaluation.subjects.engine import ExactPolicy
+from quicksilver.evaluation.tables import markdown_table
 
 ONE_AT_A_TIME = 1.01
 """A threshold no confidence reaches: one token per forward, the slowest setting and the most careful."""
@@ -380,24 +381,21 @@ def write(folder: Path, values: Mapping[str, object], rows: Sequence[Row]) -> No
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table, fastest first. ``*``: on the front. ``>``: chosen."""
     header = ("", "policy", "threshold", "block", "quality [95 %]", "log confidence", "TPF", "NFE/task", "tokens/s")
-    lines = [header, tuple("---" for _ in header)]
-    for row in sorted(rows, key=lambda each: -each.tokens_per_s):
-        lines.append(
-            (
-                ">" * row.is_chosen + "*" * row.is_on_front,
-                row.setting.policy,
-                "" if row.setting.threshold is None else f"{row.setting.threshold:g}",
-                "" if row.setting.block_length is None else str(row.setting.block_length),
-                str(row.quality),
-                "" if row.log_confidence is None else f"{row.log_confidence:.3f}",
-                f"{row.tpf:.2f}",
-                f"{row.nfe:.2f}",
-                f"{row.tokens_per_s:.1f}",
-            )
+    lines = [
+        (
+            ">" * row.is_chosen + "*" * row.is_on_front,
+            row.setting.policy,
+            "" if row.setting.threshold is None else f"{row.setting.threshold:g}",
+            "" if row.setting.block_length is None else str(row.setting.block_length),
+            str(row.quality),
+            "" if row.log_confidence is None else f"{row.log_confidence:.3f}",
+            f"{row.tpf:.2f}",
+            f"{row.nfe:.2f}",
+            f"{row.tokens_per_s:.1f}",
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
+        for row in sorted(rows, key=lambda each: -each.tokens_per_s)
+    ]
+    return markdown_table(header, lines)
 
 
 def require_matplotlib() -> None:

@@ -28,7 +28,7 @@ from quicksilver.checkpoints.folder import TOKENIZER_FILE
 from quicksilver.diffusion.likelihood import any_order_nats
 from quicksilver.diffusion.spec import Layout, Objective
 from quicksilver.engine.engine import EngineConfig
-from quicksilver.errors import CheckpointError, ConfigError, InputError
+from quicksilver.errors import CheckpointError, ConfigError, ContextLengthError, InputError
 from quicksilver.models.topology import Topology
 from tests.tiny import logits_of, random_denoiser, tiny_config
 from tests.tiny_checkpoints import MAX_LENGTH, SOURCE, save_tiny_checkpoint, tiny_spec, tiny_tokenizer
@@ -443,3 +443,13 @@ def test_score_refuses_what_it_cannot_score(model):
     hybrid = Model(model._denoiser, tiny_spec(Objective.HYBRID), model.tokenizer, name="hybrid")
     with pytest.raises(ConfigError, match="hybrid"):
         hybrid.score("a")
+
+
+def test_a_context_may_be_shorter_than_the_checkpoints(folder):
+    model = quicksilver.load(folder, device="cpu", max_length=40)
+    assert model.max_length == 40
+    assert quicksilver.load(folder, device="cpu", max_length=10**6).max_length == MAX_LENGTH
+    with pytest.raises(ContextLengthError, match="40"):
+        model.generate("x = 1\n" * 20, max_tokens=8)
+    with pytest.raises(ConfigError, match="max_length"):
+        quicksilver.load(folder, device="cpu", max_length=0)

@@ -14,7 +14,20 @@ from quicksilver.decoding.policy_names import SELF_SPECULATIVE
 from quicksilver.errors import TrainingError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "help"
-COMMANDS = ["infill", "generate", "serve", "demo", "replay", "tune", "train", "import", "export", "keys", "keys create"]
+COMMANDS = [
+    "infill",
+    "generate",
+    "serve",
+    "demo",
+    "replay",
+    "tune",
+    "eval",
+    "train",
+    "import",
+    "export",
+    "keys",
+    "keys create",
+]
 
 
 def words(text: str) -> str:

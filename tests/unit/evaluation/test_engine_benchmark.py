@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from quicksilver.diffusion.spec import Objective
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.suites.filling import InfillItem
 from tests.tiny_checkpoints import save_tiny_checkpoint
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from quicksilver.evaluation.suites import InfillItem
+from quicksilver.evaluation.suites.filling import InfillItem
 from tests.tiny_checkpoints import SOURCE, save_tiny_checkpoint, tiny_spec, tiny_tokenizer
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"

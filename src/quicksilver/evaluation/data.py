@@ -1,0 +1,36 @@
+"""Where the sets lie that others made: ``data/eval`` of the repository, each with its LICENSE and SOURCE.txt.
+
+They are not part of the installed package, and nothing is fetched.
+"""
+
+import hashlib
+from pathlib import Path
+
+from quicksilver.errors import InputError
+
+_REPOSITORY = Path(__file__).parents[3]
+
+
+def find_data(path: str, folder: Path | None = None) -> Path:
+    """A file of a set, ``SET/FILE``.
+
+    Args:
+        path: of the file within the folder of all sets.
+        folder: None: the repository's ``data/eval``.
+
+    Raises:
+        InputError: it is not there.
+    """
+    root = _REPOSITORY / "data" / "eval" if folder is None else folder
+    if (root / path).is_file():
+        return root / path
+    remedy = f"it has no {path}" if root.is_dir() else "there is no such folder"
+    raise InputError(
+        f"cannot find the data of this suite in {root}: {remedy}. The sets are part of the repository, not of the "
+        f"installed package: name its data/eval with --data"
+    )
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, for reports."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
