@@ -8,7 +8,7 @@ is summed per set and only then looked up per pair.
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -119,7 +119,7 @@ class Lattice:
         keep = is_used[automaton.edge_class]
         if not has_end:
             keep &= automaton.edge_to != automaton.end
-        edges = _Edges(automaton.edge_from[keep], automaton.edge_class[keep], automaton.edge_to[keep])
+        edges = _Edges.sorted(automaton.edge_from[keep], automaton.edge_class[keep], automaton.edge_to[keep])
         self.is_goal = is_goal
         self.distance: Int[np.ndarray, " S"] = _distances(edges, is_goal)
         """Fewest tokens to an end, eos included; ``FAR`` where there is none."""
@@ -129,6 +129,7 @@ class Lattice:
         if not (self._edges.source == automaton.start).any():
             raise ConfigError("the constraint allows the empty text alone, and a hole holds at least one token")
         self._pairs = _Pairs.of(self._edges)
+        self._first_edge = np.searchsorted(self._edges.kind, np.arange(automaton.num_classes + 1)).tolist()
         self._by_class = np.argsort(kinds, kind="stable").astype(np.int64)
         self._first_token = np.searchsorted(kinds[self._by_class], np.arange(automaton.num_classes + 1))
         self._trellises: OrderedDict[tuple[int, int], Trellis] = OrderedDict()
@@ -154,10 +155,24 @@ class Lattice:
     def start(self) -> int:
         return self.automaton.start
 
+    @cached_property
+    def _next(self) -> dict[tuple[int, int], int]:
+        edges = self._edges
+        return {
+            (state, kind): to
+            for state, kind, to in zip(edges.source.tolist(), edges.kind.tolist(), edges.target.tolist(), strict=True)
+        }
+
     def step(self, state: int, token_id: int) -> int | None:
         """The state behind a token; None: it may not stand here."""
-        found = self.after(self.only(state), token_id).nonzero()[0]
-        return int(found[0]) if len(found) else None
+        kind = int(self.token_class[token_id]) if token_id < len(self.token_class) else NO_CLASS
+        return self._next.get((state, kind))
+
+    def require_budget(self, max_tokens: int) -> None:
+        """Raise ConfigError if no text of at most ``max_tokens`` tokens, eos included, satisfies the constraint."""
+        least = int(self.distance[self.start])
+        if least > max_tokens:
+            raise ConfigError(f"the constraint needs at least {least} tokens, max_tokens is {max_tokens}")
 
     def only(self, state: int) -> Bool[np.ndarray, " S"]:
         """The set that holds one state."""
@@ -176,9 +191,9 @@ class Lattice:
         if token_id == NO_TOKEN:
             source, target = self._pairs.source, self._pairs.target
         else:
-            kind = self.token_class[token_id] if token_id < len(self.token_class) else NO_CLASS
-            is_his = self._edges.kind == kind
-            source, target = self._edges.source[is_his], self._edges.target[is_his]
+            kind = int(self.token_class[token_id]) if token_id < len(self.token_class) else NO_CLASS
+            joined = slice(0, 0) if kind == NO_CLASS else slice(self._first_edge[kind], self._first_edge[kind + 1])
+            source, target = self._edges.source[joined], self._edges.target[joined]
         if not forward:
             source, target = target, source
         moved[target[states[source]]] = True
@@ -251,9 +266,18 @@ def lattice_of(
 
 @dataclass(frozen=True, slots=True)
 class _Edges:
+    """Sorted by kind."""
+
     source: Int[np.ndarray, " E"]
     kind: Int[np.ndarray, " E"]
     target: Int[np.ndarray, " E"]
+
+    @classmethod
+    def sorted(
+        cls, source: Int[np.ndarray, " E"], kind: Int[np.ndarray, " E"], target: Int[np.ndarray, " E"]
+    ) -> "_Edges":
+        order = np.argsort(kind, kind="stable")
+        return cls(source[order], kind[order], target[order])
 
     def within(self, states: Bool[np.ndarray, " S"]) -> "_Edges":
         keep = states[self.source] & states[self.target]

@@ -82,13 +82,14 @@ class Posterior:
 class _Semiring:
     times: np.ufunc
     plus: np.ufunc
+    one: float
     zero: float
     is_scaled: bool = False
 
 
-_BEST = _Semiring(np.add, np.maximum, -np.inf)
-_LOGS = _Semiring(np.add, np.logaddexp, -np.inf)
-_PLAIN = _Semiring(np.multiply, np.add, 0.0, is_scaled=True)
+_BEST = _Semiring(np.add, np.maximum, 0.0, -np.inf)
+_LOGS = _Semiring(np.add, np.logaddexp, 0.0, -np.inf)
+_PLAIN = _Semiring(np.multiply, np.add, 1.0, 0.0, is_scaled=True)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,8 +105,7 @@ class _Sweep:
     @classmethod
     def forward(cls, problem: Problem, weights: Float[np.ndarray, "L K"], ring: _Semiring) -> "_Sweep":
         trellis, group = problem.trellis, problem.trellis.by_to
-        one = np.exp(0.0) if ring.times is np.multiply else 0.0
-        first = np.where(np.arange(trellis.num_states) == problem.start, one, ring.zero)
+        first = np.where(np.arange(trellis.num_states) == problem.start, ring.one, ring.zero)
         sets = trellis.pair_set[group.order]
         return cls(trellis.pair_from[group.order], group.heads, group.group, weights[:, sets], first)
 
@@ -113,8 +113,7 @@ class _Sweep:
     def backward(cls, problem: Problem, weights: Float[np.ndarray, "L K"], ring: _Semiring) -> "_Sweep":
         """Its messages come from the last column to the first."""
         trellis, group = problem.trellis, problem.trellis.by_from
-        one = 1.0 if ring.times is np.multiply else 0.0
-        first = np.where(problem.goals, one, ring.zero)
+        first = np.where(problem.goals, ring.one, ring.zero)
         return cls(trellis.pair_to, group.heads, group.group, weights[::-1][:, trellis.pair_set], first)
 
 
@@ -173,21 +172,25 @@ def _traced(problem: Problem, scores: ClassScores, weights: np.ndarray, backward
     trellis, state = problem.trellis, problem.start
     if backward[0, state] == -np.inf:
         return None
-    states, places, kinds = [state], [], []
-    for column, (row, kind) in enumerate(zip(problem.rows.tolist(), problem.kinds.tolist(), strict=True)):
-        first, stop = trellis.first_pair[state], trellis.first_pair[state + 1]
-        pairs = np.arange(first, stop)
-        if len(pairs) > 1:
-            total = weights[column, trellis.pair_set[first:stop]] + backward[column + 1, trellis.pair_to[first:stop]]
-            pairs = pairs[total == total.max()]
-        pair, place, best = int(pairs[0]), NO_TOKEN, kind
-        if row != NO_ROW:
-            choices = [(*_best_of_set(scores, row, trellis.pair_set[pair]), pair) for pair in pairs.tolist()]
-            place, best, pair = min(choices, key=lambda choice: trellis.token_ids[choice[0]])
-        state = int(trellis.pair_to[pair])
+    states, pairs = [state], []
+    first_pair, pair_set, pair_to = trellis.first_pair.tolist(), trellis.pair_set, trellis.pair_to
+    for column, row in enumerate(problem.rows.tolist()):
+        first, stop = first_pair[state], first_pair[state + 1]
+        pair = first
+        if stop - first > 1:
+            total = weights[column].take(pair_set[first:stop]) + backward[column + 1].take(pair_to[first:stop])
+            at = int(total.argmax())
+            pair += at
+            is_tied = total == total[at]
+            if row != NO_ROW and np.count_nonzero(is_tied) > 1:
+                equals = (first + is_tied.nonzero()[0]).tolist()
+                pair = min(equals, key=lambda each: trellis.token_ids[_best_of_set(scores, row, pair_set[each])[0]])
+        state = int(pair_to[pair])
         states.append(state)
-        places.append(place)
-        kinds.append(best)
+        pairs.append(pair)
+    places, kinds = np.full(len(pairs), NO_TOKEN), problem.kinds.copy()
+    for column in problem.is_open.nonzero()[0].tolist():
+        places[column], kinds[column] = _best_of_set(scores, problem.rows[column], pair_set[pairs[column]])
     return _text(trellis, states, places, kinds)
 
 
@@ -196,18 +199,20 @@ def _best_of_set(scores: ClassScores, row: int, number: int) -> tuple[int, int]:
     trellis = scores.trellis
     classes = trellis.member_class[trellis.first_member[number] : trellis.first_member[number + 1]]
     if len(classes) > 1:
-        values = scores.greatest[row, classes]
+        values = scores.greatest[row].take(classes)
         classes = classes[values == values.max()]
-    choices = [(scores.best(row, kind), kind) for kind in classes.tolist()]
+    kind = int(classes[0])
+    if len(classes) == 1:
+        return scores.best(row, kind), kind
+    choices = [(scores.best(row, each), each) for each in classes.tolist()]
     return min(choices, key=lambda choice: trellis.token_ids[choice[0]])
 
 
-def _text(trellis: Trellis, states: list[int], places: list[int], kinds: list[int]) -> Text:
-    at = np.array(places, dtype=np.int64)
+def _text(trellis: Trellis, states: Sequence[int], places: np.ndarray, kinds: np.ndarray) -> Text:
     return Text(
-        token_ids=np.where(at == NO_TOKEN, NO_TOKEN, trellis.token_ids[at]),
-        places=at,
-        kinds=np.array(kinds, dtype=np.int64),
+        token_ids=np.where(places == NO_TOKEN, NO_TOKEN, trellis.token_ids[places]),
+        places=places,
+        kinds=kinds,
         states=np.array(states, dtype=np.int64),
     )
 
@@ -307,10 +312,10 @@ def sample_text(
         uniforms: three float64 numbers in (0, 1) per column: for the pair of states, the class, the token.
     """
     trellis, state = problem.trellis, problem.start
-    states, places, kinds = [state], [], []
-    for column, (row, kind) in enumerate(zip(problem.rows.tolist(), problem.kinds.tolist(), strict=True)):
+    states, places, kinds = [state], np.full(len(problem.rows), NO_TOKEN), problem.kinds.copy()
+    for column, row in enumerate(problem.rows.tolist()):
         first, stop = trellis.first_pair[state], trellis.first_pair[state + 1]
-        pair, place, of_pair, of_class, of_token = int(first), NO_TOKEN, *uniforms[column].tolist()
+        pair, of_pair, of_class, of_token = int(first), *uniforms[column].tolist()
         if stop - first > 1:
             sets, behind = trellis.pair_set[first:stop], trellis.pair_to[first:stop]
             pair += _drawn(posterior.weights[column, sets] + posterior.log_backward[column + 1, behind], of_pair)
@@ -318,11 +323,9 @@ def sample_text(
             number = trellis.pair_set[pair]
             classes = trellis.member_class[trellis.first_member[number] : trellis.first_member[number + 1]]
             kind = int(classes[_drawn(totals[row, classes], of_class)]) if len(classes) > 1 else int(classes[0])
-            place = scores.drawn(row, kind, of_token)
+            places[column], kinds[column] = scores.drawn(row, kind, of_token), kind
         state = int(trellis.pair_to[pair])
         states.append(state)
-        places.append(place)
-        kinds.append(kind)
     return _text(trellis, states, places, kinds)
 
 
