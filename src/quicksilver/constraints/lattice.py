@@ -6,7 +6,7 @@ is summed per set and only then looked up per pair.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -167,6 +167,13 @@ class Lattice:
         """The state behind a token; None: it may not stand here."""
         kind = int(self.token_class[token_id]) if token_id < len(self.token_class) else NO_CLASS
         return self._next.get((state, kind))
+
+    def walk(self, token_ids: Iterable[int], state: int) -> int | None:
+        """The state behind tokens; None: they do not fit."""
+        at: int | None = state
+        for token_id in token_ids:
+            at = None if at is None else self.step(at, token_id)
+        return at
 
     def require_budget(self, max_tokens: int) -> None:
         """Raise ConfigError if no text of at most ``max_tokens`` tokens, eos included, satisfies the constraint."""

@@ -1,5 +1,7 @@
 """The logits of open columns, class by class. Legend: N rows, V tokens of a trellis, C classes."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -26,10 +28,11 @@ class ClassScores:
             temperature: by which they are divided.
         """
         self.trellis, self.values, self.temperature = trellis, values, temperature
-        self.greatest: Float[np.ndarray, "N C"] = np.maximum.reduceat(
-            values, trellis.first_token[:-1], axis=1
-        ).astype(np.float64)
-        """Of every class, before temperature."""
+
+    @cached_property
+    def greatest(self) -> Float[np.ndarray, "N C"]:
+        """The greatest value of every class, before temperature."""
+        return np.maximum.reduceat(self.values, self.trellis.first_token[:-1], axis=1).astype(np.float64)
 
     @classmethod
     def of(cls, trellis: Trellis, logits: Float[Tensor, "N all"]) -> "ClassScores":
@@ -47,7 +50,10 @@ class ClassScores:
 
     def tempered(self, temperature: float, values: Float[np.ndarray, "N V"] | None = None) -> "ClassScores":
         """The same at another temperature, with other values if they are given."""
-        return ClassScores(self.trellis, self.values if values is None else values, temperature)
+        found = ClassScores(self.trellis, self.values if values is None else values, temperature)
+        if values is None:
+            found.greatest = self.greatest
+        return found
 
     def with_bonus(self, places: Int[np.ndarray, " N"], bonus: float) -> "ClassScores":
         """With something added to one token of every row: to none where its place is negative."""
