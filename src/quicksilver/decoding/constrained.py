@@ -37,6 +37,7 @@ from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.regions import Region
 from quicksilver.decoding.selection import Candidates
 from quicksilver.decoding.window import Decision, Window
+from quicksilver.errors import EngineError
 
 EDIT_MARGIN = 1.0
 """Nats by which a text must be likelier for every draft that it changes, so that near ties do not swing."""
@@ -184,6 +185,18 @@ def joint_candidates(
     for request, rows, each in zip(requests, kept, tasks, strict=True):
         joint = None if each is None else [(task, next(solved)) for task in each]
         found.append(None if joint is None else _gathered(request, rows, joint))
+    return found
+
+
+def first_candidates(rows: ConstrainedRows) -> Candidates:
+    """Those of a single request at the beginning of a step.
+
+    Raises:
+        EngineError: what stands on the canvas leaves no text; a sampler that starts from one cannot come there.
+    """
+    (found,) = joint_candidates([rows], [()])
+    if found is None:
+        raise EngineError("what stands on the canvas leaves no text that satisfies the constraint")
     return found
 
 

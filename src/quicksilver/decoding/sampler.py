@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quicksilver.decoding.adjustments import Adjustments, adjust, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
-from quicksilver.decoding.constrained import EDIT_MARGIN, ConstrainedRows, Terms, decide_jointly, joint_candidates
+from quicksilver.decoding.constrained import EDIT_MARGIN, ConstrainedRows, Terms, decide_jointly, first_candidates
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
@@ -28,7 +28,7 @@ from quicksilver.decoding.revision import take_argmax
 from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.diffusion.spec import DiffusionSpec
-from quicksilver.errors import ConfigError, EngineError, InputError
+from quicksilver.errors import ConfigError, InputError
 
 
 def final_result(events: Iterable[Event]) -> Result:
@@ -259,7 +259,7 @@ class ReferenceRun(Run):
             seen = self._window(canvas, parts[0], index, positions, block, window)
             return seen, self._decision(seen, block.step, is_forced=is_forced), None
 
-        parts = [found] if joint is None else [_first_candidates(joint)]
+        parts = [found] if joint is None else [first_candidates(joint)]
         columns = [(index - window.start).tolist()]
         seen, decision, _, (found,) = decide_jointly(parts, [joint], columns, decide_with)
         has_masks = bool(seen.is_masked.any())
@@ -371,13 +371,6 @@ class ReferenceRun(Run):
             return not bool((canvas.is_masked & is_open).any())
         is_circle = self.ends_circles and block.has_seen(canvas) and bool(step.edit.any())
         return not bool((canvas.is_masked & is_open).any()) and (step.is_settled or is_circle)
-
-
-def _first_candidates(joint: ConstrainedRows) -> Candidates:
-    (found,) = joint_candidates([joint], [()])
-    if found is None:
-        raise EngineError("what stands on the canvas leaves no text that satisfies the constraint")
-    return found
 
 
 def select_rows(
