@@ -3,6 +3,9 @@
 QuicksilverError
 ├── UsageError            the caller can mend it: bad value, bad input, missing file
 │   ├── ConfigError       a configuration value or combination is invalid
+│   │   ├── UnsupportedConstraintError  a schema or grammar says what cannot be held to; names the keyword
+│   │   ├── UnsatisfiableConstraintError  no text satisfies the constraint
+│   │   └── ConstraintTooLargeError     compiling it passed a limit; says which
 │   ├── InputError        a prompt, template or file cannot be used
 │   │   └── ContextLengthError  it is longer than the model's context
 │   ├── MergeError        an edit does not say for certain what becomes of the file
@@ -32,6 +35,18 @@ class UsageError(QuicksilverError, ValueError):
 
 class ConfigError(UsageError):
     """A configuration value, or a combination of values, is invalid."""
+
+
+class UnsupportedConstraintError(ConfigError):
+    """A constraint uses a keyword or construct that cannot be kept exactly; the message names it."""
+
+
+class UnsatisfiableConstraintError(ConfigError):
+    """No text satisfies the constraint."""
+
+
+class ConstraintTooLargeError(ConfigError):
+    """Compiling a constraint passed a limit; the message says which, and what to do."""
 
 
 class InputError(UsageError):

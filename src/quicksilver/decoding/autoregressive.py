@@ -3,9 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from quicksilver.decoding.adjustments import canvas_adjustments
+from quicksilver.decoding.adjustments import adjust, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.constrained import ConstrainedRows, Terms, first_candidates
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.params import (
@@ -18,6 +21,7 @@ from quicksilver.decoding.params import (
     special_ids,
 )
 from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.regions import Region, constrained_response
 from quicksilver.decoding.sampler import select_rows
 from quicksilver.decoding.selection import Candidates
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
@@ -54,6 +58,9 @@ def _generate(
     banned = (special_ids(spec) - {spec.special.eos}) | set(params.forbidden_ids)
     canvas = Canvas.of_prompt(prompt_ids)
     limit = len(prompt_ids) + (params.max_tokens or DEFAULT_MAX_TOKENS)
+    response = constrained_response(
+        params.constraint, spec, never=banned, ends=ends, max_tokens=limit - len(prompt_ids)
+    )
     reason = FinishReason.LENGTH
     while len(canvas) < limit:
         if ledger.nfe == params.max_nfe:
@@ -75,6 +82,10 @@ def _generate(
             is_forbidden=forbidden_tokens(logits.shape[1], banned)[None],
             adjustments=canvas_adjustments(params, canvas, 1),
         )
+        if response is not None:
+            is_last = ledger.nfe == params.max_nfe
+            regions = response.regions([spec.special.mask], [State.MASK], [0], is_last=is_last)
+            found = _constrained(regions, logits[last:], found, canvas, params, temperature)
         step = _write_last(canvas, found)
         yield from ledger.record(Places.of(canvas), Marks.of(step), spec.special.mask)
         yield from commits(canvas, step.commit)
@@ -95,7 +106,33 @@ def _generate(
                 yield Resize(hole=0, start=kept, added=end - len(canvas))
             canvas = canvas.take(positions[:end])
             break
+        if response is not None:
+            response.take(canvas.token_ids[last:].tolist())
     yield ledger.done(canvas, 1, reason)
+
+
+def _constrained(
+    regions: Sequence[Region],
+    logits: Float[Tensor, "1 V"],
+    found: Candidates,
+    canvas: Canvas,
+    params: SamplingParams,
+    temperature: float,
+) -> Candidates:
+    """The candidate that the constraint allows."""
+    terms = Terms(
+        temperature=temperature,
+        measured_at=1.0,
+        seed=params.seed,
+        step=0,
+        positions=torch.tensor([len(canvas) - 1]),
+        top_k=params.top_k,
+        top_p=params.top_p,
+        has_entropy=False,
+        edit_margin=0.0,
+    )
+    adjusted = adjust(logits.cpu(), canvas_adjustments(params, canvas, 1))
+    return first_candidates(ConstrainedRows(regions, adjusted, found, terms))
 
 
 def _ending(

@@ -31,6 +31,7 @@ from quicksilver.decoding.params import (
 )
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.regions import ConstrainedResponse, Region
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
@@ -98,6 +99,7 @@ def _generate(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
     limit = len(prompt_ids) + (run.params.max_tokens or DEFAULT_MAX_TOKENS)
     canvas = Canvas.of_prompt(prompt_ids)
     block_ids = torch.arange(len(canvas)) // block_length
+    response = run.constrained_response(limit - len(prompt_ids))
     reason, end = None, limit
     shared = shared_with_prompt(run.spec, len(prompt_ids), block_length)
     while reason is None:
@@ -108,10 +110,11 @@ def _generate(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator[Event]:
         yield Resize(hole=0, start=start - len(prompt_ids), added=added)
         # Noise is denoised in whole blocks, also where they are cut afterwards.
         open_stop = len(canvas) if run.policy.starts_from_noise else stop
-        place = _Block(first=start - shared, start=start, stop=open_stop)
+        place = _Block(first=start - shared, start=start, stop=open_stop, response=response)
         look, window = partial(run.look, block_ids=block_ids), slice(start, len(canvas))
         canvas = yield from _denoise_block(run, canvas, place, look, window=window)
         reason, end = _ending(run, canvas, len(prompt_ids), start, stop, limit)
+        _take(response, canvas, start, stop, reason)
         shared = 0
     yield from _finish(run, canvas, len(prompt_ids), reason, end)
 
@@ -123,15 +126,24 @@ def _generate_in_place(run: ReferenceRun, prompt_ids: Sequence[int]) -> Iterator
     masks = Canvas.of_masks(num_tokens, mask_id=run.spec.special.mask, hole=0)
     canvas = Canvas.join([Canvas.of_prompt(prompt_ids), masks])
     yield Resize(hole=0, start=0, added=num_tokens)
+    response = run.constrained_response(num_tokens)
     reason, end, stop = None, len(canvas), len(prompt_ids)
     while reason is None:
         start, stop = stop, min(stop + block_length, len(canvas))
-        place = _Block(first=start, start=start, stop=stop)
+        place = _Block(first=start, start=start, stop=stop, response=response)
         run.drop_kept_rows()
         look = partial(run.look_in_place, is_written=within(len(canvas), start, stop))
         canvas = yield from _denoise_block(run, canvas, place, look, window=slice(0, len(canvas)))
         reason, end = _ending(run, canvas, len(prompt_ids), start, stop, len(canvas))
+        _take(response, canvas, start, stop, reason)
     yield from _finish(run, canvas, len(prompt_ids), reason, end)
+
+
+def _take(
+    response: ConstrainedResponse | None, canvas: Canvas, start: int, stop: int, reason: FinishReason | None
+) -> None:
+    if response is not None and reason is None:
+        response.take(canvas.token_ids[start:stop].tolist())
 
 
 def _finish(run: ReferenceRun, canvas: Canvas, num_prompt: int, reason: FinishReason, end: int) -> Iterator[Event]:
@@ -187,6 +199,22 @@ class _Block:
     """Its first position of the response."""
     stop: int
     """Positions from here on are void."""
+    response: ConstrainedResponse | None
+    """The constraint; None: there is none."""
+
+    def regions(self, run: ReferenceRun, canvas: Canvas, is_open: Bool[Tensor, " L"]) -> tuple[Region, ...]:
+        """What the constraint says of the coming step, whose forward has run."""
+        if self.response is None:
+            return ()
+        here = slice(self.start, self.stop)
+        end = _first_end(run, canvas, self.start, self.stop) if run.holds_ends else None
+        return self.response.regions(
+            canvas.token_ids[here].tolist(),
+            canvas.state[here].tolist(),
+            is_open[here].nonzero()[:, 0].tolist(),
+            end=None if end is None else end - self.start,
+            is_last=run.is_spent,
+        )
 
 
 def _denoise_block(
@@ -214,6 +242,7 @@ def _denoise_block(
             is_forbidden=is_forbidden[None],
             is_withheld=is_withheld[None] if bool(is_withheld.any()) else None,
             is_forced=is_forced,
+            regions=place.regions(run, canvas, is_open),
         )
         canvas, events = run.apply(canvas, step)
         yield from events

@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     REMASK = 4
     NOISE = 5
     LENGTH = 6
+    PAIR = 7
+    CLASS = 8
 
 
 def draw(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.decoding.alternatives import MAX_ALTERNATIVES
 from quicksilver.decoding.ends import Ends
 from quicksilver.decoding.kept_rows import Cache
@@ -84,6 +85,9 @@ class SamplingParams:
     after a hole has changed its length. Must be None where ``cache`` is ``exact``."""
     ends: Ends | None = None
     """How a block is written that may hold eos; None: the checkpoint's way. Read where a prompt is continued."""
+    constraint: TokenAutomaton | None = None
+    """What the response must be, see ``constrained``. It ends by eos within ``max_tokens``. Must be None for in-place
+    infill, where every hole has its own."""
     num_alternatives: int = 0
     """How many of the likeliest tokens are kept beside each written one, see ``Result.alternatives``; in [0, 20]."""
 

@@ -3,7 +3,7 @@
 This is the yardstick that every fast path must match token for token: full recompute, batch of one, float32.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from quicksilver.decoding.adjustments import Adjustments, canvas_adjustments
+from quicksilver.decoding.adjustments import Adjustments, adjust, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.constrained import EDIT_MARGIN, ConstrainedRows, Terms, decide_jointly, first_candidates
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
@@ -22,6 +23,7 @@ from quicksilver.decoding.lengths import LengthRule
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import JointThreshold, decide
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
+from quicksilver.decoding.regions import ConstrainedResponse, Region, constrained_response
 from quicksilver.decoding.revision import take_argmax
 from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.decoding.window import Decision, Window
@@ -89,6 +91,18 @@ class Run:
     def measured_at(self, step: int) -> float:
         """Temperature of the distribution that entropy is measured of and self-conditioning sees."""
         return (self.temperature_at(step) or 1.0) if self.policy.starts_from_noise else 1.0
+
+    @property
+    def edit_margin(self) -> float:
+        """See ``constrained``. Where drafts are a state of noise, nothing holds them."""
+        return EDIT_MARGIN if self.policy.revises and not self.policy.starts_from_noise else 0.0
+
+    def constrained_response(self, max_tokens: int) -> ConstrainedResponse | None:
+        """The constraint of a continuation of at most ``max_tokens`` tokens; None if there is none."""
+        never = frozenset.union(*self.unwritten_ids({self.spec.special.eos}))
+        return constrained_response(
+            self.params.constraint, self.spec, never=never, ends=self.end_ids, max_tokens=max_tokens
+        )
 
     @property
     def ends_circles(self) -> bool:
@@ -212,10 +226,12 @@ class ReferenceRun(Run):
         is_forbidden: Bool[Tensor, "#N V"],
         is_withheld: Bool[Tensor, "#N V"] | None = None,
         is_forced: bool,
+        regions: Sequence[Region] = (),
     ) -> Step:
         """The policy's decision about the open positions of the window, or all their masks if ``is_forced``.
 
-        ``logits`` are the denoiser's: bias and penalties are added here, for what is visible on ``canvas``.
+        ``logits`` are the denoiser's: bias and penalties are added here, for what is visible on ``canvas``. The rows
+        of ``regions`` are their indices.
 
         Raises:
             ConfigError: the policy committed nothing although there are masks.
@@ -237,13 +253,16 @@ class ReferenceRun(Run):
         )
         if isinstance(self.logits_fn, ConditionedLogits):
             block.predicted = self._distribution(logits, block.step, is_forbidden, adjustments)
-        seen = self._window(canvas, found, index, positions, block, window)
-        decision = decide(hold_ends(seen, self.spec.special.eos), [self.policy])
+        joint = self._constrained(regions, logits, found, positions[index], block.step, adjustments)
+
+        def decide_with(parts: Sequence[Candidates]) -> tuple[Window, Decision, None]:
+            seen = self._window(canvas, parts[0], index, positions, block, window)
+            return seen, self._decision(seen, block.step, is_forced=is_forced), None
+
+        parts = [found] if joint is None else [first_candidates(joint)]
+        columns = [(index - window.start).tolist()]
+        seen, decision, _, (found,) = decide_jointly(parts, [joint], columns, decide_with)
         has_masks = bool(seen.is_masked.any())
-        if has_masks and not bool(decision.commit.any()) and not self.policy.starts_from_noise:
-            raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {block.step}")
-        if is_forced:
-            decision = self._commit_all(decision, seen)
         block.step += 1
         block.num_post_steps += not has_masks
         block.previous_argmax = seen.argmax_ids
@@ -259,6 +278,38 @@ class ReferenceRun(Run):
             is_settled=bool(decision.is_settled[0]),
             alternatives=None if found.alternatives is None else found.alternatives.spread(index, len(canvas)),
         )
+
+    def _decision(self, seen: Window, step: int, *, is_forced: bool) -> Decision:
+        decision = decide(hold_ends(seen, self.spec.special.eos), [self.policy])
+        is_stuck = bool(seen.is_masked.any()) and not bool(decision.commit.any())
+        if is_stuck and not self.policy.starts_from_noise:
+            raise ConfigError(f"policy {type(self.policy).__name__} committed nothing at step {step}")
+        return self._commit_all(decision, seen) if is_forced else decision
+
+    def _constrained(
+        self,
+        regions: Sequence[Region],
+        logits: Tensor,
+        found: Candidates,
+        positions: Tensor,
+        step: int,
+        adjustments: Adjustments | None,
+    ) -> ConstrainedRows | None:
+        """The rows of a step that a constraint has a part in; None: no row."""
+        if not any(region.is_open for region in regions):
+            return None
+        terms = Terms(
+            temperature=self.temperature_at(step),
+            measured_at=self.measured_at(step),
+            seed=self.params.seed,
+            step=step,
+            positions=positions,
+            top_k=self.params.top_k,
+            top_p=self.params.top_p,
+            has_entropy=self.policy.reads_entropy,
+            edit_margin=self.edit_margin,
+        )
+        return ConstrainedRows(regions, adjust(logits.cpu(), adjustments), found, terms)
 
     def _distribution(
         self, logits: Tensor, step: int, is_forbidden: Tensor, adjustments: Adjustments | None

@@ -11,6 +11,7 @@ from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.grid import open_end, shared_with_prompt
 from quicksilver.decoding.ledger import Places
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows
+from quicksilver.decoding.regions import Region
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec, Layout
 from quicksilver.engine.load import Load, block_length_under_load
@@ -53,6 +54,7 @@ class BlockSequence(WindowSequence):
         self._prompt = Canvas.of_prompt(self.context_ids)
         self._written: list[Canvas] = []
         self._rules = (TokenRule(*self.run.unwritten_ids(self.run.written_special)),)
+        self._response = self.run.constrained_response(self._limit - self.num_prompt)
         self._open_block(task.prompt_ids[self.num_prompt - shared :])
 
     def _require_on_grid(self, lengths: tuple[int, ...]) -> None:
@@ -141,6 +143,19 @@ class BlockSequence(WindowSequence):
     def look(self) -> Look:
         return self._look(self.open_columns(), self._rules)
 
+    def _regions(self, columns: list[int]) -> tuple[Region, ...]:
+        if self._response is None:
+            return ()
+        start, end = self._start, self._first_end() if self.run.holds_ends else None
+        stop = len(self.state) if self.run.policy.starts_from_noise else self._stop
+        return self._response.regions(
+            self._token_ids[start:stop],
+            self.state[start:stop],
+            [column - start for column in columns],
+            end=None if end is None else end - start,
+            is_last=self.is_last,
+        )
+
     def _adjustments(self, num_rows: int) -> Adjustments | None:
         if not self.params.adjusts_logits:
             return None
@@ -161,6 +176,8 @@ class BlockSequence(WindowSequence):
         reason, end = self._ending()
         if reason is not None:
             return events + self._finish(reason, end)
+        if self._response is not None:
+            self._response.take(self._token_ids[self._start :])
         self.context_ids += self._token_ids
         self._written.append(self.canvas)
         self._open_block()

@@ -11,6 +11,7 @@ from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Marks, Places, commit_events
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, end_ids, kept_tokens, require_no_stale_rows, special_ids
+from quicksilver.decoding.regions import constrained_response
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.engine.request import Continuation, Request
 from quicksilver.engine.sequence import Look, NextToken, NextTokens, Outcome, Sequence, TokenRule
@@ -33,6 +34,9 @@ class TokenSequence(Sequence):
         self._temperature = spec.decoding.temperature if self.params.temperature is None else self.params.temperature
         forbidden = (special_ids(spec) - {spec.special.eos}) | set(self.params.forbidden_ids)
         self._rules = (TokenRule(frozenset(forbidden)),)
+        self._response = constrained_response(
+            self.params.constraint, spec, never=forbidden, ends=self._end_ids, max_tokens=self._max_tokens
+        )
         self._written: list[NextToken] = []
         self._steps: list[int] = []
         """Forward that wrote each token."""
@@ -73,6 +77,8 @@ class TokenSequence(Sequence):
             prompt = Canvas.of_prompt(self.context_ids[: self.num_prompt])
             events.append(self.ledger.frame(Canvas.join([prompt, self._canvas()])))
         reason, length = self._ending(token.token_id)
+        if self._response is not None and reason is None:
+            self._response.take([token.token_id])
         return events if reason is None else events + self._finish(reason, length)
 
     def _ending(self, token_id: int) -> tuple[FinishReason | None, int]:
@@ -147,6 +153,9 @@ class CausalSequence(TokenSequence):
             positions=(len(self.context_ids),),
             is_forced=True,
             adjustments=self._adjustments(),
+            regions=()
+            if self._response is None
+            else self._response.regions([self.spec.special.mask], [State.MASK], [0], is_last=self.is_last),
         )
 
     def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:

@@ -21,6 +21,7 @@ from quicksilver.decoding.inplace import (
 )
 from quicksilver.decoding.ledger import commit_events
 from quicksilver.decoding.lengths import chosen_changes, length_changes
+from quicksilver.decoding.regions import Region, hole_regions
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.decoding.stops import drop_behind_stops, drop_stops
 from quicksilver.decoding.warm_start import draft_events, judge_draft, keep_draft, weak_marks
@@ -48,6 +49,7 @@ class FillingSequence(CanvasSequence):
         """Whether the coming look judges a draft instead of taking a step."""
         self._is_weak = False
         self._forbidden, self._withheld = self.run.unwritten_ids()
+        self._lattices = (None,) * len(task.holes)
 
     def is_written(self) -> Bool[Tensor, " L"]:
         return open_holes(self.canvas)
@@ -84,6 +86,9 @@ class FillingSequence(CanvasSequence):
             return look
         token_ids = self.canvas.token_ids.tolist()
         return replace(look, watched=tuple((*self._length_ids, token_ids[column]) for column in columns))
+
+    def _regions(self, columns: list[int]) -> tuple[Region, ...]:
+        return hole_regions(self._lattices, self.places.hole, self.canvas.token_ids.tolist(), self.state, columns)
 
     def _rule(self, column: int) -> TokenRule:
         """A length token that may yet come true is only withheld; if it competes it is as ``decoding.inplace`` says."""

@@ -18,6 +18,7 @@ from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Places
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens
+from quicksilver.decoding.regions import Region
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.request import Continuation, Request
@@ -115,6 +116,7 @@ class InPlaceBlockSequence(CanvasSequence):
         canvas = Canvas.join([Canvas.of_prompt(task.prompt_ids), masks])
         self._lay_out(canvas, torch.arange(len(canvas)))
         self._token_ids: list[int] = canvas.token_ids.tolist()
+        self._response = self.run.constrained_response(len(masks))
         self._open_block()
 
     @property
@@ -148,6 +150,18 @@ class InPlaceBlockSequence(CanvasSequence):
     def look(self) -> Look:
         return self._look(self.open_columns(), self._rules)
 
+    def _regions(self, columns: list[int]) -> tuple[Region, ...]:
+        if self._response is None:
+            return ()
+        start, end = self._start, self._first_end() if self.run.holds_ends else None
+        return self._response.regions(
+            self._token_ids[start : self._stop],
+            self.state[start : self._stop],
+            [column - start for column in columns],
+            end=None if end is None else end - start,
+            is_last=self.is_last,
+        )
+
     def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:
         if not isinstance(outcome, WindowStep):
             raise EngineError(f"a block cannot take {type(outcome).__name__}")
@@ -161,6 +175,8 @@ class InPlaceBlockSequence(CanvasSequence):
         reason, end = self._ending()
         if reason is not None:
             return events + self._finish(reason, end)
+        if self._response is not None:
+            self._response.take(self._token_ids[self._start : self._stop])
         self._open_block()
         return events
 

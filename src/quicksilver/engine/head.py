@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from quicksilver.decoding.adjustments import Adjustments
+from quicksilver.decoding.adjustments import Adjustments, adjust
+from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.engine import kernels
 from quicksilver.models.denoiser import Denoiser
@@ -52,6 +53,8 @@ class HeadParams:
     """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
     num_alternatives: Int[Tensor, " N"] | None = None
     """Likeliest tokens that each row wants named; it may get more. None: no row asks for any."""
+    is_constrained: tuple[bool, ...] | None = None
+    """Rows whose logits are wanted, because a constraint decides them (``decoding.constrained``); None: no row."""
 
     def packed(self) -> dict[str, Tensor | bool | None]:
         """What the kernel for rows that need no logits asks for."""
@@ -65,9 +68,12 @@ class HeadParams:
         """Which rows change logits, truncate their distribution or rank it, so that all are needed; None: none."""
         if self.measured_at is not None:
             return [True] * self.rule.shape[0]
-        if all(each is None for each in (self.adjustments, self.top_k, self.top_p, self.num_alternatives)):
+        reasons = (self.adjustments, self.top_k, self.top_p, self.num_alternatives, self.is_constrained)
+        if all(each is None for each in reasons):
             return None
         found = torch.zeros_like(self.rule, dtype=torch.bool)
+        if self.is_constrained is not None:
+            found |= torch.tensor(self.is_constrained, device=found.device)
         if self.adjustments is not None:
             found[self.adjustments.row] = True
         if self.top_k is not None:
@@ -102,6 +108,8 @@ class Chosen(NamedTuple):
     """Probabilities of the tokens watched."""
     predicted: Float[Tensor, "N D"] | None = None
     """Mean embeddings of what is predicted, where the denoiser sees them at its next step."""
+    logits: Float[Tensor, "M V"] | None = None
+    """Of the constrained rows, bias and penalties made. Their candidates mean nothing yet."""
 
 
 def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, least_rows: int = 1) -> Chosen:
@@ -147,10 +155,12 @@ def _joined(found: list[Chosen]) -> Chosen:
         return found[0]
     watched = [each.watched for each in found if each.watched is not None]
     predicted = [each.predicted for each in found if each.predicted is not None]
+    logits = [each.logits for each in found if each.logits is not None]
     return Chosen(
         Candidates.join([each.candidates for each in found]),
         torch.cat(watched) if watched else None,
         torch.cat(predicted) if predicted else None,
+        torch.cat(logits) if logits else None,
     )
 
 
@@ -168,7 +178,15 @@ def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: 
     logits = denoiser.logits(F.pad(hidden, (0, 0, 0, missing)) if missing else hidden)[: hidden.shape[0]]
     stop = start + hidden.shape[0]
     given = params.rows(start, stop)
-    candidates = select(logits, **given)  # pyright: ignore[reportArgumentType]
+    wanted = () if params.is_constrained is None else params.is_constrained[start:stop]
+    kept = None
+    if any(wanted):
+        adjusted = adjust(logits, given["adjustments"])  # pyright: ignore[reportArgumentType]
+        kept = adjusted if all(wanted) else adjusted[torch.tensor(wanted, device=logits.device)]
+    if wanted and all(wanted):
+        candidates = _undecided(logits, int(given["num_alternatives"] or 0))  # pyright: ignore[reportArgumentType]
+    else:
+        candidates = select(logits, **given)  # pyright: ignore[reportArgumentType]
     terms = {name: given[name] for name in ("is_forbidden", "adjustments")}
     watched = predicted = None
     if params.watched is not None:
@@ -176,4 +194,21 @@ def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: 
     if denoiser.config.has_canvas_pass:
         terms["measured_at"] = given["measured_at"]
         predicted = denoiser.mean_embedding(distribution(logits, **terms))  # pyright: ignore[reportArgumentType]
-    return Chosen(candidates, watched, predicted)
+    return Chosen(candidates, watched, predicted, kept)
+
+
+def _undecided(logits: Float[Tensor, "N V"], num_alternatives: int) -> Candidates:
+    """In place of the candidates of rows that are all decided elsewhere."""
+    nothing = torch.zeros(logits.shape[0], device=logits.device)
+    alternatives = None
+    if num_alternatives:
+        alternatives = Alternatives.unknown(logits.shape[0], num_alternatives).to(logits.device)
+    return Candidates(
+        token_ids=nothing.long(),
+        argmax_ids=nothing.long(),
+        confidence=nothing,
+        argmax_confidence=nothing,
+        margin=nothing,
+        entropy=nothing,
+        alternatives=alternatives,
+    )

@@ -16,11 +16,13 @@ from torch import Tensor
 from quicksilver.decoding.adjustments import Adjustments
 from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas
+from quicksilver.decoding.constrained import ConstrainedRows
 from quicksilver.decoding.ledger import Marks
 from quicksilver.decoding.selection import Candidates
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.causal import TokenSequence
+from quicksilver.engine.constraining import Constrained, constrain
 from quicksilver.engine.filling import FillingSequence
 from quicksilver.engine.head import HeadParams, choose
 from quicksilver.engine.network import Lead, Network, network_of
@@ -62,6 +64,10 @@ class Turn:
     @property
     def num_rows(self) -> int:
         return self.share.num_context + (self.sequence.num_window if self.share.has_window else 0)
+
+
+_Decidable = tuple[Turn, Candidates, ConstrainedRows | None]
+"""A request whose policy decides now."""
 
 
 def _require_noise(spec: DiffusionSpec) -> None:
@@ -115,7 +121,9 @@ class Runner:
         bounds = pairwise(accumulate(counts, initial=0))
         parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
-        outcomes = self._outcomes(deciding, parts, seen, are_finite=bool(candidates.confidence.isfinite().all()))
+        constrained = constrain([turn.sequence for turn in deciding], looks, parts, chosen.logits)
+        are_finite = bool(candidates.confidence.isfinite().all())
+        outcomes = self._outcomes(deciding, constrained, seen, are_finite=are_finite)
         if chosen.predicted is not None:
             outcomes = _with_predicted(outcomes, deciding, chosen.predicted.split(counts))
         return spoiled + outcomes
@@ -259,6 +267,7 @@ class Runner:
             top_p=spread([float(p.top_p or 1.0) for p in params]) if has_top_p else None,
             adjustments=Adjustments.join([look.adjustments for look in looks], counts),
             has_entropy=any(sequence.reads_entropy for sequence in sequences),
+            is_constrained=_constrained_rows(looks, counts),
             watched=self._watched(looks, counts),
             num_alternatives=spread([p.num_alternatives for p in params])
             if any(p.num_alternatives for p in params)
@@ -283,11 +292,11 @@ class Runner:
         return found
 
     def _outcomes(
-        self, turns: Seq[Turn], parts: Seq[Candidates], watched: Seq[Tensor | None], *, are_finite: bool
+        self, turns: Seq[Turn], found: Constrained, watched: Seq[Tensor | None], *, are_finite: bool
     ) -> list[tuple[Turn, Outcome]]:
         outcomes: list[tuple[Turn, Outcome]] = []
-        groups: dict[int, list[tuple[Turn, Candidates]]] = defaultdict(list)
-        for turn, part, seen in zip(turns, parts, watched, strict=True):
+        groups: dict[int, list[_Decidable]] = defaultdict(list)
+        for at, (turn, part, rows, seen) in enumerate(zip(turns, found.parts, found.rows, watched, strict=True)):
             sequence, change = turn.sequence, None
             if (
                 isinstance(sequence, FillingSequence)
@@ -296,7 +305,9 @@ class Runner:
                 and turn.look.watched
             ):
                 change = sequence.settle(turn.look, seen, _alternatives(sequence, part))
-            if not (are_finite or bool(part.confidence.isfinite().all())):
+            if at in found.failures:
+                outcomes.append((turn, found.failures[at]))
+            elif not (are_finite or bool(part.confidence.isfinite().all())):
                 outcomes.append((turn, _not_finite()))
             elif isinstance(sequence, TokenSequence):
                 outcomes.append((turn, _next_tokens(sequence, part)))
@@ -304,22 +315,24 @@ class Runner:
                 outcomes.append((turn, change))
             else:
                 # Windows of one width are decided together: then a row's sums do not depend on its neighbours' widths.
-                groups[len(sequence.window_ids())].append((turn, part))
+                groups[len(sequence.window_ids())].append((turn, part, rows))
         for group in groups.values():
             outcomes += self._decide(group)
         return outcomes
 
-    def _decide(self, group: Seq[tuple[Turn, Candidates]]) -> list[tuple[Turn, Outcome]]:
+    def _decide(self, group: Seq[_Decidable]) -> list[tuple[Turn, Outcome]]:
         """The policies' decisions; where one of several requests fails, the others are decided without it."""
         try:
-            steps = self._take_step([turn for turn, _ in group], [part for _, part in group])
+            steps = self._take_step(*zip(*group, strict=True))
         except Exception as error:  # noqa: BLE001  # whatever a request's own policy raises ends that request alone
             if len(group) == 1:
                 return [(group[0][0], Failure(error))]
             return [outcome for one in group for outcome in self._decide([one])]
-        return [(turn, step) for (turn, _), step in zip(group, steps, strict=True)]
+        return [(turn, step) for (turn, _, _), step in zip(group, steps, strict=True)]
 
-    def _take_step(self, turns: Seq[Turn], parts: Seq[Candidates]) -> list[WindowStep]:
+    def _take_step(
+        self, turns: Seq[Turn], parts: Seq[Candidates], joint: Seq[ConstrainedRows | None]
+    ) -> list[WindowStep]:
         sequences = [turn.sequence for turn in turns if isinstance(turn.sequence, WindowSequence)]
         looks = [turn.look for turn in turns if turn.look is not None]
         before = WindowState.stack(sequences)
@@ -340,10 +353,16 @@ class Runner:
             )
             for sequence, look in zip(sequences, looks, strict=True)
         ]
-        candidates = parts[0] if len(parts) == 1 else Candidates.join(parts)
-        outcome = take_step(before, is_open, candidates.to(is_open.device), rows, self._spec.special)
-        steps = _window_steps(outcome, sequences)
+        parts = [part.to(is_open.device) for part in parts]
+        outcome = take_step(before, is_open, parts, rows, self._spec.special, joint)
+        steps, parts = _window_steps(outcome, sequences), outcome.parts
         return [_with_alternatives(*each) for each in zip(steps, sequences, looks, parts, strict=True)]
+
+
+def _constrained_rows(looks: Seq[Look], counts: Seq[int]) -> tuple[bool, ...] | None:
+    if not any(look.regions for look in looks):
+        return None
+    return tuple(bool(look.regions) for look, count in zip(looks, counts, strict=True) for _ in range(count))
 
 
 def _alternatives(sequence: Sequence, part: Candidates) -> Alternatives | None:

@@ -14,10 +14,12 @@ from torch import Tensor
 from quicksilver.decoding.adjustments import Adjustments
 from quicksilver.decoding.alternatives import TokenAlternatives
 from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.constrained import Terms
 from quicksilver.decoding.events import Done, Event, FinishReason
 from quicksilver.decoding.ledger import Ledger, Marks, Places, commit_events
 from quicksilver.decoding.lengths import HoleLength
 from quicksilver.decoding.params import SamplingParams
+from quicksilver.decoding.regions import Region
 from quicksilver.decoding.sampler import BlockProgress, Run
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.request import Request
@@ -57,6 +59,22 @@ class Look:
     watched: tuple[tuple[int, int, int], ...] = ()
     """Tokens whose probabilities are asked for beside the candidates, per open column: expand, delete, and what stands
     there. Empty: none."""
+    regions: tuple[Region, ...] = ()
+    """Where constraints decide; their rows are those of the open columns."""
+
+    def terms(self, params: SamplingParams, edit_margin: float, *, has_entropy: bool) -> Terms:
+        """How ``regions`` are decided."""
+        return Terms(
+            temperature=self.temperature,
+            measured_at=self.measured_at,
+            seed=self.seed,
+            step=self.step,
+            positions=torch.tensor(self.positions),
+            top_k=params.top_k,
+            top_p=params.top_p,
+            has_entropy=has_entropy,
+            edit_margin=edit_margin,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,6 +225,17 @@ class Sequence(ABC):
         return False
 
     @property
+    def edit_margin(self) -> float:
+        """See ``decoding.constrained``."""
+        return 0.0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no forward may follow the coming one."""
+        max_nfe = self.params.max_nfe
+        return self.is_late or (max_nfe is not None and self.ledger.nfe + 1 >= max_nfe)
+
+    @property
     def shortened_blocks(self) -> tuple[int, ...]:
         """Lengths of all blocks so far if load made some shorter; what ``Request.block_lengths`` repeats."""
         return ()
@@ -264,6 +293,10 @@ class WindowSequence(Sequence):
         return self.run.policy.reads_entropy
 
     @property
+    def edit_margin(self) -> float:
+        return self.run.edit_margin
+
+    @property
     def num_window(self) -> int:
         return len(self.state)
 
@@ -308,7 +341,13 @@ class WindowSequence(Sequence):
             positions=tuple(positions[column] for column in columns),
             is_forced=self.is_forced,
             adjustments=self._adjustments(len(columns)),
+            regions=self._regions(columns),
         )
+
+    @abstractmethod
+    def _regions(self, columns: list[int]) -> tuple[Region, ...]:
+        """What constraints say of the open columns."""
+        ...
 
     @abstractmethod
     def _adjustments(self, num_rows: int) -> Adjustments | None: ...

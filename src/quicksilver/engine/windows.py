@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.constrained import ConstrainedRows, decide_jointly
 from quicksilver.decoding.ends import hold_ends
 from quicksilver.decoding.policies import Policy, decide
 from quicksilver.decoding.revision import take_argmax
@@ -101,27 +102,58 @@ class StepOutcome:
     had_masks: Bool[Tensor, " B"]
     is_complete: Bool[Tensor, " B"]
     """The policy itself committed every mask and was settled."""
+    parts: Sequence[Candidates]
+    """What the rows' tokens were chosen from."""
 
 
 def take_step(
     before: WindowState,
     is_open: Bool[Tensor, "B W"],
-    candidates: Candidates,
+    parts: Sequence[Candidates],
     rows: Sequence[RowStep],
     special: SpecialIds,
+    joint: Sequence[ConstrainedRows | None] | None = None,
 ) -> StepOutcome:
     """Decide and write one step of every row.
 
     Args:
         before: the rows that take part.
         is_open: masks and drafts that the step may touch; a block's positions behind its eos are void.
-        candidates: one per open position, in row-major order.
+        parts: of every row, one candidate per open position.
         rows: policy, seed and counters of every row.
         special: the mask, which a remasked position holds, and eos.
+        joint: of every row, what else its constraint may choose; None: no row has a constraint.
 
     Raises:
         ConfigError: a policy committed nothing although there are masks.
     """
+
+    def decide_with(parts: Sequence[Candidates]) -> tuple[Window, Decision, _Rest]:
+        candidates = parts[0] if len(parts) == 1 else Candidates.join(parts)
+        return _decide(before, is_open, candidates, rows, special)
+
+    columns = [row.nonzero()[:, 0].tolist() for row in is_open] if joint else ()
+    seen, decision, rest, parts = decide_jointly(parts, joint or (), columns, decide_with)
+    argmax_confidence, had_masks, is_complete = rest
+    return StepOutcome(
+        after=_apply(before, seen, decision, rows, special.mask, argmax_confidence),
+        commit=decision.commit,
+        edit=decision.edit,
+        remask=decision.remask,
+        is_settled=decision.is_settled,
+        had_masks=had_masks,
+        is_complete=is_complete,
+        parts=parts,
+    )
+
+
+_Rest = tuple[Float[Tensor, "B W"], Bool[Tensor, " B"], Bool[Tensor, " B"]]
+"""Probabilities of the argmax tokens; which rows had masks; which the policy itself has completed."""
+
+
+def _decide(
+    before: WindowState, is_open: Tensor, candidates: Candidates, rows: Sequence[RowStep], special: SpecialIds
+) -> tuple[Window, Decision, _Rest]:
     seen, argmax_confidence = _window(before, is_open, candidates, rows)
     decision = decide(hold_ends(seen, special.eos), [row.policy for row in rows])
     had_masks = seen.is_masked.any(dim=-1)
@@ -131,15 +163,7 @@ def take_step(
     is_complete = (decision.commit == seen.is_masked).all(dim=-1) & decision.is_settled
     if any(row.is_forced for row in rows):
         decision = _forced(decision, seen, rows)
-    return StepOutcome(
-        after=_apply(before, seen, decision, rows, special.mask, argmax_confidence),
-        commit=decision.commit,
-        edit=decision.edit,
-        remask=decision.remask,
-        is_settled=decision.is_settled,
-        had_masks=had_masks,
-        is_complete=is_complete,
-    )
+    return seen, decision, (argmax_confidence, had_masks, is_complete)
 
 
 def _window(

@@ -318,8 +318,8 @@ def test_rows_that_need_all_logits_are_left_to_torch(device, torch_only):
     )
     need_logits = params.need_logits()
     assert need_logits == [False, True, True, True, False, True, True, True, False, True, True, True]
-    found, watched, _ = choose(denoiser, hidden, params)
-    expected, expected_watched, _ = torch_only(choose, denoiser, hidden, params)
+    found, watched, *_ = choose(denoiser, hidden, params)
+    expected, expected_watched, *_ = torch_only(choose, denoiser, hidden, params)
     assert_same_candidates(found, expected)
     assert found.alternatives is not None
     assert torch.equal(found.alternatives.token_ids[6], expected.alternatives.token_ids[6])

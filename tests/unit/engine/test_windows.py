@@ -107,7 +107,7 @@ def test_each_row_is_decided_as_the_reference_decides_it(name, seed, num_rows, i
         positions=window.positions[is_open],
         step=window.step.repeat_interleave(per_row),
     )
-    outcome = take_step(state_of(window), is_open, candidates, rows, SPECIAL)
+    outcome = take_step(state_of(window), is_open, [candidates], rows, SPECIAL)
     for row in range(num_rows):
         step, after, block = reference(window, row, logits, policy, is_forced)
         for mask in ("commit", "edit", "remask"):
@@ -164,7 +164,7 @@ def test_a_policy_without_progress_is_an_error():
         end_ids=frozenset(),
     )
     with pytest.raises(ConfigError, match="Idle committed nothing at step 3"):
-        take_step(state, state.state == State.MASK, candidates, [row], SPECIAL)
+        take_step(state, state.state == State.MASK, [candidates], [row], SPECIAL)
 
 
 def test_windows_of_one_width_are_stacked():

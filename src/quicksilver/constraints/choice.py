@@ -1,0 +1,21 @@
+"""One text out of a list."""
+
+from dataclasses import dataclass
+
+from quicksilver.constraints.constraint import CompileOptions
+from quicksilver.constraints.expression import Expression, alternatives
+from quicksilver.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A constraint: exactly one of ``options``."""
+
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.options:
+            raise ConfigError("a choice needs at least one option")
+
+    def expression(self, options: CompileOptions) -> Expression:
+        return alternatives(*self.options)

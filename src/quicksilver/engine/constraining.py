@@ -1,0 +1,61 @@
+"""The rows of a forward that constraints decide, all requests' programmes in one sweep."""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from quicksilver.decoding.constrained import ConstrainedRows, joint_candidates
+from quicksilver.decoding.selection import Candidates
+from quicksilver.engine.sequence import Failure, Look, Sequence
+from quicksilver.errors import EngineError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Constrained:
+    """What is known of every request that is decided."""
+
+    parts: Seq[Candidates]
+    """Its candidates: those of requests that have a constraint lie on the CPU."""
+    rows: Seq[ConstrainedRows | None]
+    """None: the request has no constraint, or failed."""
+    failures: dict[int, Failure]
+    """By place in ``parts``."""
+
+
+def constrain(
+    sequences: Seq[Sequence], looks: Seq[Look], parts: Seq[Candidates], logits: Float[Tensor, "M V"] | None
+) -> Constrained:
+    """Put the candidates of the programmes in place of those that rows have by themselves.
+
+    Args:
+        sequences: whose rows are decided.
+        looks: one of each.
+        parts: the rows' own candidates.
+        logits: of the rows of those looks that have regions, one look after the other; None: no look has any.
+    """
+    if logits is None:
+        return Constrained(parts, [None] * len(parts), {})
+    rows: list[ConstrainedRows | None] = [None] * len(parts)
+    failures: dict[int, Failure] = {}
+    counts = [len(look.open_columns) if look.regions else 0 for look in looks]
+    for at, (sequence, look, part, own) in enumerate(zip(sequences, looks, parts, logits.split(counts), strict=True)):
+        if not look.regions:
+            continue
+        terms = look.terms(sequence.params, sequence.edit_margin, has_entropy=sequence.reads_entropy)
+        try:
+            rows[at] = ConstrainedRows(look.regions, own, part.to(torch.device("cpu")), terms)
+        except InputError as error:
+            failures[at] = Failure(error)
+    there = [(at, each) for at, each in enumerate(rows) if each is not None]
+    found = list(parts)
+    joint = joint_candidates([each for _, each in there], [()] * len(there))
+    for (at, _), candidates in zip(there, joint, strict=True):
+        if candidates is None:
+            failures[at] = Failure(EngineError("what stands on the canvas leaves no text that satisfies the constraint"))
+            rows[at] = None
+        else:
+            found[at] = candidates
+    return Constrained(found, rows, failures)
