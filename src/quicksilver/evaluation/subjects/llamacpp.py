@@ -130,7 +130,8 @@ def llama_cpp_subject(file: Path) -> CausalSubject:
         name=f"{file.stem} in llama.cpp",
         writer=writer,
         vocabulary=_vocabulary(writer),
-        max_length=writer.llama.n_ctx(),
+        # The context that llama.cpp makes is rounded up.
+        max_length=writer.library.llama_model_n_ctx_train(writer.llama.model),
         identity={
             "engine": "llama.cpp",
             "engine_version": f"llama-cpp-python {writer.library.__version__}",
