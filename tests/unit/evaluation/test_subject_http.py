@@ -7,7 +7,7 @@ import pytest
 
 import quicksilver
 from quicksilver.api import DecodingOptions, InfillLayout
-from quicksilver.client import Client, ReplyError, RequestOptions
+from quicksilver.client import Client, ReplyError
 from quicksilver.errors import ConfigError, UsageError
 from quicksilver.evaluation.subject import Ask, Subject
 from quicksilver.evaluation.subjects.engine import EngineSubject
@@ -72,7 +72,7 @@ def test_holes_are_filled_as_in_this_process(url, engine, texts, ask, layout):
 
 
 def test_a_prompt_is_continued_as_in_this_process(url, engine):
-    subject = http_subject(url, options=RequestOptions(threshold=0.2))
+    subject = http_subject(url, decoding={"threshold": 0.2})
     ask = Ask(seed=4, temperature=1.0, max_tokens=16, stop=("e",))
     reference = EngineSubject(name="same", model=engine, options=DecodingOptions(threshold=0.2))
     found, expected = subject.complete("def mean", ask), reference.complete("def mean", ask)

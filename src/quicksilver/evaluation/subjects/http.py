@@ -3,8 +3,8 @@
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import NoReturn
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NoReturn
 
 from quicksilver.client import Client, HoleLimits, InfillResponse, RefusedError, ReplyError, RequestOptions, TextStream
 from quicksilver.client.options import NO_OPTIONS
@@ -87,16 +87,26 @@ class HttpSubject:
 
 
 def http_subject(
-    url: str, *, model: str | None = None, layout: str | None = None, options: RequestOptions = NO_OPTIONS
+    url: str, *, model: str | None = None, layout: str | None = None, decoding: Mapping[str, Any] | None = None
 ) -> HttpSubject:
     """A server by its URL; the key comes from QUICKSILVER_API_KEY, as ``client.Connection`` says.
 
+    Args:
+        url: of its API.
+        model: which of the server's; None: its choice.
+        layout: of holes; None: the server's choice.
+        decoding: fields of ``RequestOptions``, by name.
+
     Raises:
-        ConfigError: it is no URL.
+        ConfigError: it is no URL, or there is no such field.
     """
+    given = dict(decoding or {})
+    unknown = sorted(set(given) - {each.name for each in fields(RequestOptions)})
+    if unknown:
+        raise ConfigError(f"a server cannot be told {', '.join(unknown)}")
     client = Client(url, model=model)
     name = f"{model or 'the model'} at {client.connection.base_url}"
-    return HttpSubject(name=name, client=client, layout=layout, options=options)
+    return HttpSubject(name=name, client=client, layout=layout, options=RequestOptions(**given))
 
 
 def _followed(stream: TextStream) -> Answer:

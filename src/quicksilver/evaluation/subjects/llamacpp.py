@@ -113,25 +113,30 @@ def _library() -> Any:  # noqa: ANN401  # a module
     return importlib.import_module("llama_cpp")
 
 
-def llama_cpp_subject(file: Path) -> CausalSubject:
+def llama_cpp_subject(file: Path, *, context: int | None = None) -> CausalSubject:
     """A GGUF file in llama.cpp, as ``quicksilver export --format gguf`` writes one of an autoregressive checkpoint.
 
     Texts are cut into tokens by llama.cpp, which has no rule that is exactly this project's tokenizer's
     (docs/decisions/0008-gguf.md): numbers behind a space come out differently.
+
+    Args:
+        file: GGUF.
+        context: most tokens it sees, if fewer than it was trained for.
 
     Raises:
         CheckpointError: llama.cpp cannot read the file.
         ConfigError: llama-cpp-python is not installed.
     """
     writer = LlamaCppWriter.open(file)
+    # The context that llama.cpp makes of it is rounded up.
+    trained = writer.library.llama_model_n_ctx_train(writer.llama.model)
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     return CausalSubject(
         name=f"{file.stem} in llama.cpp",
         writer=writer,
         vocabulary=_vocabulary(writer),
-        # The context that llama.cpp makes is rounded up.
-        max_length=writer.library.llama_model_n_ctx_train(writer.llama.model),
+        max_length=min(trained, context or trained),
         identity={
             "engine": "llama.cpp",
             "engine_version": f"llama-cpp-python {writer.library.__version__}",

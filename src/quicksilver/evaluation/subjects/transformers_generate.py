@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from quicksilver.api.loading import resolve_device
+from quicksilver.api.loading import find_model, resolve_device
 from quicksilver.checkpoints.folder import DTYPES, SPEC_KEY, is_own, model_hash, read_config, read_values
 from quicksilver.checkpoints.token_names import TokenNames
 from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, Objective, SpecialIds
@@ -70,14 +70,17 @@ def _sampling(temperature: float) -> dict[str, object]:
     return {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
 
 
-def transformers_subject(folder: Path, *, device: str | None = None, dtype: str | None = None) -> CausalSubject:
+def transformers_subject(
+    name: str | Path, *, device: str | None = None, dtype: str | None = None, context: int | None = None
+) -> CausalSubject:
     """An autoregressive checkpoint in transformers, asked in its own prefix-suffix-middle form.
 
     Args:
-        folder: of our own (``quicksilver export`` writes nothing else), or any that ``AutoModelForCausalLM`` loads
-            with code of the library's own.
+        name: a folder of our own (``quicksilver export`` writes nothing else) or a bundled model, or any folder that
+            ``AutoModelForCausalLM`` loads with code of the library's own.
         device: as ``quicksilver.load`` takes it.
         dtype: of the weights; None: float32.
+        context: most tokens it sees, if fewer than it was trained for.
 
     Raises:
         CheckpointError: the folder is no model, or a diffusion model, which ``generate`` would only read left to right.
@@ -85,9 +88,11 @@ def transformers_subject(folder: Path, *, device: str | None = None, dtype: str 
     """
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError("a subject transformers:FOLDER needs transformers: pip install 'quicksilver-lm[hf]'")
+    folder = find_model(name)
     spec = _own_spec(folder)
     target, number_format = resolve_device(device), _dtype(dtype)
     network = _load(folder, number_format).eval().to(target)
+    trained = network.config.max_position_embeddings
     vocabulary = _vocabulary(folder, None if spec is None else spec.special, network)
     return CausalSubject(
         name=f"{folder.resolve().name} in transformers",
@@ -98,7 +103,7 @@ def transformers_subject(folder: Path, *, device: str | None = None, dtype: str 
             forbidden=tuple(sorted(vocabulary.forbidden)),
         ),
         vocabulary=vocabulary,
-        max_length=network.config.max_position_embeddings,
+        max_length=min(trained, context or trained),
         max_hole_length=(DecodingDefaults() if spec is None else spec.decoding).max_hole_length,
         identity=_identity(folder, str(target), str(number_format).removeprefix("torch.")),
     )
