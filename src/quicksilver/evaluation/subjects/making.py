@@ -39,8 +39,8 @@ def make_subject(
         from quicksilver.evaluation.subjects.transformers_generate import transformers_subject
 
         _refuse_others(spec, chosen, "device", "dtype", "context")
-        folder = Path(spec.removeprefix(TRANSFORMERS))
-        return transformers_subject(folder, device=chosen.device, dtype=chosen.dtype, context=chosen.context)
+        name = spec.removeprefix(TRANSFORMERS)
+        return transformers_subject(name, device=chosen.device, dtype=chosen.dtype, context=chosen.context)
     if spec.startswith(LLAMA_CPP):
         from quicksilver.evaluation.subjects.llamacpp import llama_cpp_subject
 
