@@ -26,6 +26,7 @@ _COMMANDS = {
     "replay": "Repeat a recorded request and check every forward.",
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
     "eval": "Measure models on suites of questions, with intervals.",
+    "bench": "Measure quality against speed, and a server under load.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
     "import": "Write a published checkpoint as a folder of our own, perhaps quantized.",
@@ -34,6 +35,7 @@ _COMMANDS = {
 }
 
 _GROUP_EXAMPLES = {
+    "bench": "quicksilver bench frontier --items 100\nquicksilver bench serve http://127.0.0.1:8080 --rate 2 --rate 8",
     "corpus": "quicksilver corpus build --profile test --out data/corpus\nquicksilver corpus list --profile laptop",
     "keys": "quicksilver keys create laptop --grant unlimited\nquicksilver keys list\nquicksilver keys revoke laptop",
 }

@@ -27,6 +27,8 @@ COMMANDS = [
     "export",
     "keys",
     "keys create",
+    "bench",
+    "bench frontier",
 ]
 
 
