@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from quicksilver import __version__
+from quicksilver.cli.options import examples
 from quicksilver.errors import QuicksilverError, UsageError
 
 # The base of all errors typer's parser raises; which library defines it differs between versions of typer.
@@ -84,7 +85,7 @@ def _build_app(arguments: Sequence[str]) -> typer.Typer:
     """All subcommands by name, the asked one with its options; importing one can take seconds."""
     app = typer.Typer(
         help="Quicksilver: diffusion language models that write and mend code.",
-        epilog=_examples("printf 'def mean(xs):\\n    return <FILL>\\n' | quicksilver infill -\nquicksilver demo"),
+        epilog=examples("printf 'def mean(xs):\\n    return <FILL>\\n' | quicksilver infill -\nquicksilver demo"),
         add_completion=False,
         no_args_is_help=True,
         rich_markup_mode=None,
@@ -98,9 +99,9 @@ def _build_app(arguments: Sequence[str]) -> typer.Typer:
         # A module cannot be called import.
         module = importlib.import_module(f"quicksilver.cli.{name}{'_' if keyword.iskeyword(name) else ''}")
         if isinstance(getattr(module, "app", None), typer.Typer):
-            app.add_typer(module.app, name=name, epilog=_examples(_GROUP_EXAMPLES[name]))
+            app.add_typer(module.app, name=name, epilog=examples(_GROUP_EXAMPLES[name]))
         else:
-            app.command(name, epilog=_examples(module.EXAMPLES))(module.command)
+            app.command(name, epilog=examples(module.EXAMPLES))(module.command)
     return app
 
 
@@ -124,8 +125,3 @@ def _version(is_asked: bool) -> bool:
 
 def _unused() -> None:
     """Stand-in for a subcommand that was not asked for."""
-
-
-def _examples(lines: str) -> str:
-    # \b keeps the line breaks of a paragraph.
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines.splitlines())

@@ -29,6 +29,7 @@ COMMANDS = [
     "keys create",
     "bench",
     "bench frontier",
+    "bench serve",
 ]
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from quicksilver.errors import ConfigError, UsageError
 from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.frontier.crossover import UNITS, Comparison, Condition
-from quicksilver.evaluation.frontier.plots import crossover_picture, frontier_picture, require_matplotlib
+from quicksilver.evaluation.frontier.plots import crossover_picture, frontier_picture
 from quicksilver.evaluation.frontier.sweep import Point
 from quicksilver.evaluation.frontier.words import crossover_words, sweep_words
+from quicksilver.evaluation.pictures import require_matplotlib
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,13 +1,12 @@
 """The pictures, as PNG."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from quicksilver.errors import ConfigError
 from quicksilver.evaluation.frontier.crossover import UNITS, Axis, Comparison, crossings
 from quicksilver.evaluation.frontier.sweep import DIFFUSION, TWIN, Point
+from quicksilver.evaluation.pictures import pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,15 +22,9 @@ _COLORS = {
 _MARKERS = ("o", "s", "D", "v", "P", "X", "^", "<", ">", "p")
 
 
-def require_matplotlib() -> None:
-    """Raises ConfigError if matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        raise ConfigError("pictures need matplotlib: pip install 'quicksilver-lm[train]'")
-
-
 def frontier_picture(points: Sequence[Point], quality: str) -> bytes:
     """Quality over tokens per second and over tokens per forward; a line per family, the front in black."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(13, 5.6), layout="constrained", sharey=True)
     for axes, name, label in (
         (panels[0], "tokens_per_s", "tokens per second, one request at a time"),
@@ -85,7 +78,7 @@ def _draw_front(axes: "Axes", points: Sequence[Point]) -> None:
 
 def crossover_picture(points: Sequence[Comparison]) -> bytes:
     """Above: tokens per second of both sides along every axis; below: their ratio, and where it passes 1."""
-    plt = _pyplot()
+    plt = pyplot()
     axes_measured = list(dict.fromkeys(each.axis for each in points))
     figure, panels = plt.subplots(
         2, len(axes_measured), figsize=(4.4 * len(axes_measured), 6), layout="constrained", sharex="col", squeeze=False
@@ -122,16 +115,6 @@ def _draw_ratio(axes: "Axes", mine: Sequence[Comparison], axis: Axis) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel(UNITS[axis])
     axes.grid(alpha=0.25)
-
-
-def _pyplot():  # noqa: ANN202  # a module
-    require_matplotlib()
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
 
 
 def _png(figure: "Figure") -> bytes:
