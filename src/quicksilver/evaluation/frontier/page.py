@@ -13,7 +13,7 @@ from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.frontier.crossover import UNITS, Comparison, Condition
 from quicksilver.evaluation.frontier.plots import crossover_picture, frontier_picture
 from quicksilver.evaluation.frontier.sweep import Point
-from quicksilver.evaluation.frontier.words import crossover_words, sweep_words
+from quicksilver.evaluation.frontier.words import compared_words, crossover_words, sweep_words
 from quicksilver.evaluation.pictures import require_matplotlib
 
 
@@ -60,7 +60,9 @@ class Report:
     def words(self) -> list[str]:
         """What all of it says."""
         found = sweep_words(self.points, self.quality, self.tolerance)
-        return found + ([] if self.base is None else list(crossover_words(self.comparisons, self.base).values()))
+        if self.base is None:
+            return found
+        return [*found, compared_words(self.points), *crossover_words(self.comparisons, self.base).values()]
 
 
 def require_libraries() -> None:
@@ -105,9 +107,9 @@ def render(report: Report, pictures: Mapping[str, bytes]) -> str:
     return template.render(
         report=report,
         points=sorted(report.points, key=lambda each: -each.tokens_per_s.value),
-        sweep_words=sweep_words(report.points, report.quality, report.tolerance),
+        words=report.words(),
         crossover_words={} if report.base is None else crossover_words(report.comparisons, report.base),
-        compared=next((each.label for each in report.points if each.is_compared), None),
+        compared=None if report.base is None else compared_words(report.points),
         units=UNITS,
         pictures={name: base64.b64encode(content).decode() for name, content in pictures.items()},
         details=json.dumps(list(report.subjects), indent=1, default=str),

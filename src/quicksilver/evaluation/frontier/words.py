@@ -57,6 +57,15 @@ def _plain(figure: str) -> str:
     return figure.replace("_", " ")
 
 
+def compared_words(points: Sequence[Point]) -> str:
+    """Which setting the crossover is of."""
+    compared = next(each for each in points if each.is_compared)
+    return (
+        f"Lengths and load are compared under {compared.label}, the fastest setting as good as the twin (or else the "
+        f"best one) among those whose forwards grow with the hole."
+    )
+
+
 def crossover_words(points: Sequence[Comparison], base: Condition) -> dict[Axis, str]:
     """For each axis where diffusion begins to lose, or that it never does."""
     return {
