@@ -109,3 +109,9 @@ def asks_server(context: typer.Context, server: str | None, server_model: str | 
         if source is not None and source.name == "COMMANDLINE":
             raise ConfigError(f"--{name.replace('_', '-')} contradicts --server: the model runs there")
     return True
+
+
+def examples(lines: str) -> str:
+    """The end of a help page."""
+    # \b keeps the line breaks of a paragraph.
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines.splitlines())

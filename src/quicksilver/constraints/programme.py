@@ -144,9 +144,7 @@ def _run(sweeps: Sequence[_Sweep], ring: _Semiring) -> list[Float[np.ndarray, "L
         if ring.is_scaled and (column + 1) % RESCALE_EVERY == 0:
             most = np.maximum.reduceat(found[column + 1], states[:-1])
             found[column + 1] /= np.repeat(np.where(most > 0, most, 1.0), np.diff(states))
-    return [
-        found[: len(each.weights) + 1, at : at + len(each.first)] for each, at in zip(sweeps, states, strict=False)
-    ]
+    return [found[: len(each.weights) + 1, at : at + len(each.first)] for each, at in zip(sweeps, states, strict=False)]
 
 
 def best_texts(problems: Sequence[Problem], scores: Sequence[ClassScores]) -> list[Text | None]:
@@ -299,7 +297,10 @@ def log_evidence(problem: Problem, totals: Float[np.ndarray, "N C"]) -> float:
 
 
 def sample_text(
-    problem: Problem, scores: ClassScores, totals: Float[np.ndarray, "N C"], posterior: Posterior,
+    problem: Problem,
+    scores: ClassScores,
+    totals: Float[np.ndarray, "N C"],
+    posterior: Posterior,
     uniforms: Float[np.ndarray, "L 3"],
 ) -> Text:
     """An exact sample of the posterior.

@@ -129,7 +129,9 @@ class _Part:
         first, stop = is_open.index(True), len(rows) - is_open[::-1].index(True)
         state = lattice.walk(region.token_ids[:first], region.start)
         inner = list(zip(region.token_ids[first:stop], rows[first:stop], strict=True))
-        kinds = [trellis.class_of_token(token) if row == NO_ROW and token != NO_TOKEN else NO_CLASS for token, row in inner]
+        kinds = [
+            trellis.class_of_token(token) if row == NO_ROW and token != NO_TOKEN else NO_CLASS for token, row in inner
+        ]
         is_strange = any(
             kind == NO_CLASS and row == NO_ROW and token != NO_TOKEN
             for kind, (token, row) in zip(kinds, inner, strict=True)
@@ -170,9 +172,7 @@ class _Found:
     """At the temperature of the distribution whose entropy is asked for."""
 
 
-def joint_candidates(
-    requests: Sequence[ConstrainedRows], kept: Sequence[Collection[int]]
-) -> list[Candidates | None]:
+def joint_candidates(requests: Sequence[ConstrainedRows], kept: Sequence[Collection[int]]) -> list[Candidates | None]:
     """The candidates of every request's rows; None where drafts that are kept, and what is final, leave no text.
 
     Args:
@@ -216,9 +216,7 @@ def _tasks(requests: Sequence[ConstrainedRows], kept: Sequence[Collection[int]])
     return tasks
 
 
-def _drafts(
-    request: ConstrainedRows, kept: Collection[int], *, must_end: bool
-) -> list[tuple[_Part, Problem]] | None:
+def _drafts(request: ConstrainedRows, kept: Collection[int], *, must_end: bool) -> list[tuple[_Part, Problem]] | None:
     try:
         problems = [part.problem(kept, must_end=must_end and part.region.is_last) for part in request.parts]
     except _DoesNotFitError:
@@ -226,9 +224,7 @@ def _drafts(
     return [(part, each) for part, each in zip(request.parts, problems, strict=True) if each is not None]
 
 
-def _whole(
-    terms: Terms, drafts: Sequence[tuple[_Part, Problem]], best: Sequence[Text | None]
-) -> list[_Task] | None:
+def _whole(terms: Terms, drafts: Sequence[tuple[_Part, Problem]], best: Sequence[Text | None]) -> list[_Task] | None:
     found = [
         _Task(part, terms, problem, text)
         for (part, problem), text in zip(drafts, best, strict=True)
@@ -309,9 +305,7 @@ def _probabilities(task: _Task, scores: ClassScores, posterior: Posterior) -> Fl
     return np.exp(scores.values[problem.rows[problem.is_open]] / scores.temperature + share)
 
 
-def _gathered(
-    request: ConstrainedRows, kept: Collection[int], joint: Sequence[tuple[_Task, _Found]]
-) -> Candidates:
+def _gathered(request: ConstrainedRows, kept: Collection[int], joint: Sequence[tuple[_Task, _Found]]) -> Candidates:
     """All rows of a request: where no region is as they were, and drafts that are kept as what stands there."""
     plain = request.plain
     ids, argmax_ids = plain.token_ids.clone(), plain.argmax_ids.clone()
@@ -416,7 +410,11 @@ def decide_jointly(
             return seen, decision, rest, found
         is_settled = True
         for window, (rows, columns) in enumerate(zip(joint, open_columns, strict=True)):
-            again = [] if rows is None else [row for row, at in enumerate(columns) if stuck[window, at] and row in rows.rows]
+            again = (
+                []
+                if rows is None
+                else [row for row, at in enumerate(columns) if stuck[window, at] and row in rows.rows]
+            )
             if rows is None or not again:
                 continue
             is_settled = False

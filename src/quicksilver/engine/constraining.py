@@ -54,7 +54,9 @@ def constrain(
     joint = joint_candidates([each for _, each in there], [()] * len(there))
     for (at, _), candidates in zip(there, joint, strict=True):
         if candidates is None:
-            failures[at] = Failure(EngineError("what stands on the canvas leaves no text that satisfies the constraint"))
+            failures[at] = Failure(
+                EngineError("what stands on the canvas leaves no text that satisfies the constraint")
+            )
             rows[at] = None
         else:
             found[at] = candidates
