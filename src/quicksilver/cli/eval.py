@@ -3,7 +3,9 @@
 import json
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +20,7 @@ from quicksilver.errors import ConfigError
 
 if TYPE_CHECKING:
     from quicksilver.evaluation.running import Record, Sampling, Side
-    from quicksilver.evaluation.subject import Subject
+    from quicksilver.evaluation.subject import Editor, Subject
     from quicksilver.evaluation.subjects import Settings
     from quicksilver.evaluation.suite import Suite
     from quicksilver.evaluation.suites.filling import Length
@@ -147,9 +149,11 @@ def command(
         decoding={} if is_read else given,
     )
     specs = [*(model or ()), *(server or ())] or [options.DEFAULT_MODEL]
-    sides = [Side(subject=_load(spec, settings)) for spec in specs]
-    _keep(made, sides, sampling, report)
-    _ask(made, sides, sampling)
+    with ExitStack() as servers:
+        load = partial(_editor, servers) if entry.kind is Kind.EDITS else _load
+        sides = [Side(subject=load(spec, settings)) for spec in specs]
+        _keep(made, sides, sampling, report)
+        _ask(made, sides, sampling)
     found = columns(made, sides)
     if report is not None:
         write_text(json.dumps(as_json(made, found, sampling, _command(context)), indent=2) + "\n", report)
@@ -182,6 +186,19 @@ def _load(spec: str, settings: "Settings") -> "Subject":
 
     with loading_bar(f"loading {spec}") as progress:
         return make_subject(spec, settings, progress=progress)
+
+
+def _editor(servers: ExitStack, spec: str, settings: "Settings") -> "Editor":
+    """A subject with routes that change code; a local model gets a server, which ends with ``servers``."""
+    from quicksilver.cli.serving import served
+    from quicksilver.client import Client, RequestOptions
+    from quicksilver.evaluation.subjects.editing import EditingSubject
+    from quicksilver.evaluation.subjects.engine import EngineSubject
+
+    subject = _load(spec, settings)
+    url = servers.enter_context(served(subject.model)) if isinstance(subject, EngineSubject) else spec
+    client = servers.enter_context(Client(url))
+    return EditingSubject(subject=subject, client=client, options=RequestOptions(**settings.decoding))
 
 
 def _keep(suite: "Suite[Any]", sides: "list[Side]", sampling: "Sampling", report: Path | None) -> None:

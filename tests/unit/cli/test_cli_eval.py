@@ -1,22 +1,51 @@
 """`quicksilver eval`: a table, a report of a fixed form, a run that goes on, and errors that say what is missing."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from quicksilver.checkpoints.folder import TOKENIZER_FILE
-from quicksilver.evaluation.suites.registry import SUITES
+from quicksilver.evaluation.suites.registry import SUITES, Kind
 from quicksilver.training.corpus.token_file import write_token_file
-from tests.tiny_checkpoints import SOURCE, tiny_tokenizer
+from tests.tiny_checkpoints import SOURCE, save_tiny_checkpoint, tiny_tokenizer
+
+EDITABLE = '''"""Words."""
+
+
+def longest(words):
+    best = ""
+    for word in words:
+        if len(word) > len(best):
+            best = word
+    return best
+
+
+def shortest(words):
+    least = words[0]
+    for word in words[1:]:
+        if len(word) < len(least):
+            least = word
+    return least
+
+
+def lengths(words, unit):
+    found = [len(word) for word in words]
+    print(unit)
+    doubled = [2 * each for each in found]
+    print(doubled)
+    return doubled
+'''
 
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory) -> str:
     """A corpus of two packages."""
     folder = tmp_path_factory.mktemp("tokens")
-    ids = tiny_tokenizer().encode(SOURCE)
-    write_token_file(folder, "public_test", [(f"{name}/a.py", len(SOURCE), ids) for name in ("networkx", "click")])
+    texts = {"networkx": SOURCE, "click": EDITABLE}
+    documents = [(f"{name}/a.py", len(text), tiny_tokenizer().encode(text)) for name, text in texts.items()]
+    write_token_file(folder, "public_test", documents)
     tiny_tokenizer().save(folder / TOKENIZER_FILE)
     return str(folder)
 
@@ -81,6 +110,40 @@ def test_bits_per_byte(quicksilver, folder, ar_folder, tokens, tmp_path):
         assert ("sampling_error" in figures) == (model == folder)
 
 
+@pytest.mark.parametrize("suite", ["json", "sudoku", "countdown"])
+def test_prompts_are_continued(quicksilver, wide_folder, suite):
+    outcome = quicksilver("eval", suite, "--model", wide_folder, "--items", "2", "--max-nfe", "3")
+    assert outcome.status == 0
+    assert SUITES[suite].kind is Kind.PROMPTS
+    assert outcome.out.startswith(f"{suite}, 2 items\n")
+
+
+@pytest.fixture(scope="module")
+def wide_folder(tmp_path_factory) -> str:
+    """A context in which those prompts fit."""
+    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("wide") / "wide")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 2048}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("suite", "figure", "options"), [("next-edit", "exact_match", ("--max-nfe", "1")), ("apply", "ast_equal", ())]
+)
+def test_edits_are_asked_of_a_server_that_ends_with_the_command(
+    quicksilver, folder, tokens, tmp_path, suite, figure, options
+):
+    out, before = tmp_path / "report.json", threading.active_count()
+    arguments = (suite, "--model", folder, "--tokens", tokens, "--items", "1", "--json", str(out), *options)
+    outcome = quicksilver("eval", *arguments)
+    assert outcome.status == 0, outcome.err
+    figures = json.loads(out.read_text())["figures"]
+    assert 0 <= figures[figure]["value"] <= 1
+    assert threading.active_count() == before
+    if suite == "apply":
+        assert figures["untouched_kept"]["value"] == 1  # the merge is the structure's, whatever the model
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -96,6 +159,10 @@ def test_bits_per_byte(quicksilver, folder, ar_folder, tokens, tmp_path):
         (("fim-block", "--length", "one-line", "--tokens", "{tokens}", "--items", "1"), ("no single lines",)),
         (("lm", "--tokens", "{tokens}", "--length", "given"), ("lm", "length")),
         (("lm", "--tokens", "{tokens}", "--policy", "remdm"), ("policy", "ignored")),
+        (("apply", "--tokens", "{tokens}", "--threshold", "0.5"), ("threshold", "ignored")),
+        (("next-edit", "--tokens", "{tokens}"), ("places for", "200")),
+        (("next-edit",), ("--tokens",)),
+        (("sudoku", "--items", "501"), ("1..500",)),
         (("lm", "--tokens", "{tokens}", "--model", "nowhere"), ("nowhere",)),
     ],
 )

@@ -11,9 +11,12 @@ from quicksilver.evaluation.data import find_data
 from quicksilver.evaluation.documents import Corpus
 from quicksilver.evaluation.likelihood import LikelihoodConfig
 from quicksilver.evaluation.suite import Suite
-from quicksilver.evaluation.suites import fim, humaneval
+from quicksilver.evaluation.suites import fim, humaneval, puzzles
+from quicksilver.evaluation.suites.apply import applications
 from quicksilver.evaluation.suites.filling import Length
+from quicksilver.evaluation.suites.json_documents import json_suite
 from quicksilver.evaluation.suites.lm import DEFAULT_CONTEXT, LikelihoodSuite
+from quicksilver.evaluation.suites.next_edit import next_edits
 
 
 class Kind(StrEnum):
@@ -68,6 +71,8 @@ class Entry:
     """A corpus that was tokenized, for its held-out packages."""
     data: str | None = None
     """The set that others made, as a path below the folder of all sets."""
+    is_decoded: bool = True
+    """Whether options of decoding say anything to it."""
 
     def build(self, materials: Materials) -> Suite[Any]:
         """The suite.
@@ -82,14 +87,18 @@ class Entry:
 
     def check_decoding(self, names: Collection[str]) -> None:
         """Raise ConfigError if an option of decoding says nothing to this suite."""
-        unread = sorted(set(names) - {"block_length"})
-        if self.kind is Kind.LIKELIHOODS and unread:
+        unread = sorted(set(names) - ({"block_length"} if self.kind is Kind.LIKELIHOODS else set()))
+        if unread and not self.is_decoded:
             raise ConfigError(f"suite {self.name} decodes nothing, so {', '.join(unread)} would be ignored")
 
 
 def _humaneval(materials: Materials) -> Suite[Any]:
     path = find_data(humaneval.SINGLE_LINE, materials.data)
     return humaneval.single_line(path, count=materials.count, seed=materials.seed, length=materials.length)
+
+
+def _puzzles(make: Callable[..., Suite[Any]], path: str) -> Callable[[Materials], Suite[Any]]:
+    return lambda materials: make(find_data(path, materials.data), count=materials.count, seed=materials.seed)
 
 
 def _holes(make: Callable[..., Suite[Any]]) -> Callable[[Materials], Suite[Any]]:
@@ -111,6 +120,10 @@ def _likelihoods(materials: Materials) -> Suite[Any]:
     return LikelihoodSuite(materials.require_corpus(), config, count=materials.count, context=context)
 
 
+def _edits(make: Callable[..., Suite[Any]]) -> Callable[[Materials], Suite[Any]]:
+    return lambda materials: make(materials.require_corpus(), count=materials.count, seed=materials.seed)
+
+
 _ALIKE = "exact match, similarity, parse and compile rate, length error"
 ENTRIES = (
     Entry(
@@ -119,6 +132,7 @@ ENTRIES = (
         measures="bits per byte of held-out packages: bound, left to right, exact; beside xz",
         make=_likelihoods,
         needs_corpus=True,
+        is_decoded=False,
     ),
     Entry(
         name="fim-line",
@@ -147,6 +161,41 @@ ENTRIES = (
         measures="a line of HumanEval's solutions, judged by its text: the same",
         make=_humaneval,
         data=humaneval.SINGLE_LINE,
+    ),
+    Entry(
+        name="next-edit",
+        kind=Kind.EDITS,
+        measures="renames and new arguments carried on in held-out files: places right, over-edits, no-ops kept",
+        make=_edits(next_edits),
+        needs_corpus=True,
+    ),
+    Entry(
+        name="apply",
+        kind=Kind.EDITS,
+        measures="lazy snippets merged into held-out files: syntax tree, untouched lines, refusals",
+        make=_edits(applications),
+        needs_corpus=True,
+        is_decoded=False,
+    ),
+    Entry(
+        name="json",
+        kind=Kind.PROMPTS,
+        measures="a document under a small schema of our own: valid, JSON at all, nothing else",
+        make=lambda materials: json_suite(count=materials.count, seed=materials.seed),
+    ),
+    Entry(
+        name="sudoku",
+        kind=Kind.PROMPTS,
+        measures="500 puzzles of 4x4 cells: solved, cells right",
+        make=_puzzles(puzzles.sudoku, puzzles.SUDOKU),
+        data=puzzles.SUDOKU,
+    ),
+    Entry(
+        name="countdown",
+        kind=Kind.PROMPTS,
+        measures="256 targets to reach with three numbers: solved, an expression at all",
+        make=_puzzles(puzzles.countdown, puzzles.COUNTDOWN),
+        data=puzzles.COUNTDOWN,
     ),
 )
 SUITES = {entry.name: entry for entry in ENTRIES}
