@@ -35,7 +35,9 @@ class Case:
         rng = random.Random(seed)
         self.rng = rng
         self.length = rng.randint(1, 4)
-        self.automaton = random_automaton(rng, VOCAB_SIZE, rng.randint(1, 5), eos_id=EOS, density=rng.choice((0.4, 0.8)))
+        self.automaton = random_automaton(
+            rng, VOCAB_SIZE, rng.randint(1, 5), eos_id=EOS, density=rng.choice((0.4, 0.8))
+        )
         never = frozenset({rng.randint(1, 5)}) if rng.random() < 0.3 else NOTHING
         has_end = rng.random() < 0.6
         try:
