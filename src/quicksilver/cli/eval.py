@@ -125,7 +125,7 @@ def command(
         from quicksilver.evaluation.suites.registry import Kind, Materials, find_suite
 
         entry = find_suite(suite)
-        entry.check_decoding(given)
+        entry.check_decoding(given | ({} if layout is None else {"layout": layout}))
         is_read = entry.kind is Kind.LIKELIHOODS
         sampling = Sampling(num_samples=1 if is_read else samples or 1, seed=seed, temperature=temperature)
         made = entry.build(
@@ -194,10 +194,15 @@ def _editor(servers: ExitStack, spec: str, settings: "Settings") -> "Editor":
     from quicksilver.client import Client, RequestOptions
     from quicksilver.evaluation.subjects.editing import EditingSubject
     from quicksilver.evaluation.subjects.engine import EngineSubject
+    from quicksilver.evaluation.subjects.http import HttpSubject
 
     subject = _load(spec, settings)
-    url = servers.enter_context(served(subject.model)) if isinstance(subject, EngineSubject) else spec
-    client = servers.enter_context(Client(url))
+    if isinstance(subject, EngineSubject):
+        client = servers.enter_context(Client(servers.enter_context(served(subject.model))))
+    elif isinstance(subject, HttpSubject):
+        client = servers.enter_context(subject.client)
+    else:
+        raise ConfigError(f"{spec} has no routes that change code; name a server, or a model of our engine")
     return EditingSubject(subject=subject, client=client, options=RequestOptions(**settings.decoding))
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from quicksilver.api import load
 from quicksilver.checkpoints.folder import TOKENIZER_FILE
+from quicksilver.cli.serving import served
 from quicksilver.evaluation.suites.registry import SUITES, Kind
 from quicksilver.training.corpus.token_file import write_token_file
 from tests.tiny_checkpoints import SOURCE, save_tiny_checkpoint, tiny_tokenizer
@@ -144,6 +146,15 @@ def test_edits_are_asked_of_a_server_that_ends_with_the_command(
         assert figures["untouched_kept"]["value"] == 1  # the merge is the structure's, whatever the model
 
 
+def test_a_server_that_is_there_already_is_asked(quicksilver, folder, tokens):
+    with served(load(folder, device="cpu")) as url:
+        arguments = ("apply", "--tokens", tokens, "--items", "1")
+        outcome = quicksilver("eval", *arguments, "--server", url)
+    assert outcome.status == 0, outcome.err
+    assert url in outcome.out
+    assert "| ast_equal " in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -162,6 +173,7 @@ def test_edits_are_asked_of_a_server_that_ends_with_the_command(
         (("apply", "--tokens", "{tokens}", "--threshold", "0.5"), ("threshold", "ignored")),
         (("next-edit", "--tokens", "{tokens}"), ("places for", "200")),
         (("next-edit",), ("--tokens",)),
+        (("json", "--layout", "psm"), ("layout", "json")),
         (("sudoku", "--items", "501"), ("1..500",)),
         (("lm", "--tokens", "{tokens}", "--model", "nowhere"), ("nowhere",)),
     ],

@@ -15,7 +15,10 @@ _NO_MERGE = 422
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EditingSubject:
-    """An ``Editor``: what ``subject`` is, asked for edits by ``client``."""
+    """An ``Editor``: what ``subject`` is, asked for edits by ``client``.
+
+    Where the server runs the subject's own model, its engine is the server's: then only edits may be asked.
+    """
 
     subject: Subject
     client: Client

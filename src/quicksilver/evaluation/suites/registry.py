@@ -88,6 +88,8 @@ class Entry:
     def check_decoding(self, names: Collection[str]) -> None:
         """Raise ConfigError if an option of decoding says nothing to this suite."""
         unread = sorted(set(names) - ({"block_length"} if self.kind is Kind.LIKELIHOODS else set()))
+        if "layout" in names and self.kind is not Kind.HOLES:
+            raise ConfigError(f"a layout is of holes, and suite {self.name} has none")
         if unread and not self.is_decoded:
             raise ConfigError(f"suite {self.name} decodes nothing, so {', '.join(unread)} would be ignored")
 
