@@ -224,8 +224,9 @@ def _validate(suite: "Suite[Any]", report: Path | None, command: str) -> None:
     from quicksilver.evaluation.validation import as_json, as_table, controls_of
     from quicksilver.evaluation.validation import validate as validated
 
+    total = len(controls_of(suite))
     with Progress(*_COLUMNS, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{suite.name}, validation", total=len(controls_of(suite)), so_far="")
+        task = bar.add_task(f"{suite.name}, validation", total=total, so_far="")
         tallies = validated(suite, lambda: bar.advance(task))
     if report is not None:
         write_text(json.dumps(as_json(suite, tallies, command), indent=2) + "\n", report)

@@ -170,6 +170,8 @@ def mbpp(path: Path, sandbox: Sandbox, *, count: int | None, seed: int) -> Compl
         tasks = [_problem(row) for row in rows if row["task_id"] in MBPP_TEST_IDS]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise InputError(f"cannot read the problems of {path}: {error!r}") from error
+    if not tasks:
+        raise InputError(f"cannot read the problems of {path}: none is of the test split")
     return _suite("mbpp", tasks, path, sandbox, count, seed, MBPP_STOPS)
 
 

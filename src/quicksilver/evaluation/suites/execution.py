@@ -37,7 +37,7 @@ def make_sandbox(running: Running, limits: Limits, *, accept_unsafe: bool) -> Sa
         SandboxError: this machine has no safe level, and none that is less is accepted.
     """
     if running is Running.OFF:
-        raise ConfigError("the answers of this suite are judged by running them alone: sandbox is fast or strict")
+        raise ConfigError("this suite says nothing of answers that are not run: sandbox is fast or strict")
     return Sandbox("strict" if running is Running.STRICT else "fast", limits, accept_unsafe)
 
 
