@@ -79,7 +79,10 @@ class Editor(Subject, Protocol):
     """A subject that also changes code: behind Quicksilver's routes, or others that read the same prompts."""
 
     def edit(self, prompt: str, ask: Ask) -> Answer:
-        """The region of a next-edit prompt (``coding.next_edit``) as it should be."""
+        """The region of a next-edit prompt (``coding.next_edit``) as it should be.
+
+        A reply in which there is none is an empty text of ``finish_reason`` ``MALFORMED``.
+        """
         ...
 
     def apply(self, prompt: str, ask: Ask) -> Answer:
@@ -92,3 +95,5 @@ class Editor(Subject, Protocol):
 
 REFUSED = "refused"
 """Finish reason of a question that the subject will not answer with a guess."""
+MALFORMED = "malformed"
+"""Finish reason of a reply in which no edit can be found."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from quicksilver.client import Client, RefusedError, Reply, RequestOptions
 from quicksilver.client.options import NO_OPTIONS
 from quicksilver.coding.next_edit import unfenced
-from quicksilver.evaluation.subject import REFUSED, Answer, Ask, Subject
+from quicksilver.errors import InputError
+from quicksilver.evaluation.subject import MALFORMED, REFUSED, Answer, Ask, Subject
 
 _NO_MERGE = 422
 """Status of a snippet that does not say for certain what becomes of the file."""
@@ -44,7 +45,11 @@ class EditingSubject:
     def edit(self, prompt: str, ask: Ask) -> Answer:
         start = time.perf_counter()
         reply = self.client.edit(prompt, options=replace(self.options, seed=ask.seed, temperature=ask.temperature))
-        return _answer(reply, unfenced(reply.text), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        try:
+            return _answer(reply, unfenced(reply.text), seconds)
+        except InputError:
+            return replace(_answer(reply, "", seconds), finish_reason=MALFORMED)
 
     def apply(self, prompt: str, ask: Ask) -> Answer:
         """The route merges by structure, so seed and temperature say nothing to it."""
