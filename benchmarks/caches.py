@@ -7,9 +7,9 @@ Examples:
   python benchmarks/caches.py --tokens data/corpus --cache dual --policy confidence_threshold:0.7 \
       --policy entropy_bound:0.3 --policy fixed_steps:6 --twin quicksilver-coder-ar --out runs/policies.json
 
-A cache is a name, or a name and after a colon how often all rows are computed; a policy is a line of
-``benchmarks/policies.py``, name and parameter. Every hole is filled once by each setting before the next hole comes, in
-an order that rotates, so that a busy machine slows all of them. The first setting is what the others are compared with.
+A cache is a name, or a name and after a colon how often all rows are computed; a policy is a line of ``quicksilver
+bench frontier``, name and parameter. Every hole is filled once by each setting before the next hole comes, in an order
+that rotates, so that a busy machine slows all of them. The first setting is what the others are compared with.
 """
 
 import statistics
@@ -23,12 +23,12 @@ import torch
 import typer
 from common import default_layout, finish, in_engine, load_model, markdown_table, progress, reported_errors, verbatim
 from lengths import code_lines
-from policies import GRID
 
 from quicksilver.api import InfillLayout, InfillRequest, Model
 from quicksilver.decoding import Policy
 from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval
+from quicksilver.evaluation.frontier.settings import GRID
 from quicksilver.evaluation.provenance import environment
 from quicksilver.evaluation.running import Record, paired
 from quicksilver.evaluation.running import figures as figures_of_records
@@ -127,7 +127,7 @@ def filler(model: Model, cache: str, policy: str, seed: int) -> EngineSubject:
 
 
 def policy_of(text: str) -> Policy | None:
-    """The policy of that line of ``policies.GRID``; None: the checkpoint's."""
+    """The policy of that line of ``frontier.settings.GRID``; None: the checkpoint's."""
     known = {f"{each.name}:{each.parameter}": each.policy for each in GRID}
     if text != DEFAULT_POLICY and text not in known:
         raise ConfigError(f"no policy {text!r}; known: {', '.join(known)}")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,6 +13,8 @@ from speed import CACHED, CachedTwin, Filled, Loop, most_tokens, prompt_of
 from quicksilver.api import Model
 from quicksilver.checkpoints.gguf import export_gguf
 from quicksilver.errors import ConfigError
+from quicksilver.evaluation.subject import Ask
+from quicksilver.evaluation.subjects.llamacpp import LlamaCppWriter
 from quicksilver.evaluation.suites.filling import InfillItem
 from quicksilver.tokenization.special import SPECIAL_TOKENS
 
@@ -35,7 +38,7 @@ def rivals(
         for name, kind in ((CACHED, TypedCachedTwin), (GENERATE, GeneratingTwin)):
             loops[name] = kind(model, folder, device, dtype, ends)
     if importlib.util.find_spec("llama_cpp") is None:
-        left_out.append("llama.cpp: pip install llama-cpp-python 'quicksilver-lm[gguf]'")
+        left_out.append("llama.cpp: pip install 'quicksilver-lm[llama,gguf]'")
         return loops, left_out
     for name, weights in LLAMA.items():
         try:
@@ -78,51 +81,27 @@ class GeneratingTwin(TypedCachedTwin):
 
 
 class LlamaTwin:
-    """llama.cpp through its Python binding: the binding evaluates, llama.cpp's own sampler chooses.
-
-    ``Llama.generate`` does the same with one more copy of the logits per token.
-    """
+    """llama.cpp through its Python binding."""
 
     def __init__(self, model: Model, folder: Path, dtype: str, ends: list[int]) -> None:
         """Export the twin's folder in ``dtype`` and load that."""
-        import llama_cpp  # pyright: ignore[reportMissingImports]
-
-        self._api, self._library, self._ends = model, llama_cpp, ends
-        threads = torch.get_num_threads()
+        self._api, self._ends = model, ends
         with TemporaryDirectory() as scratch:
             file = Path(scratch) / "twin.gguf"
             export_gguf(folder, file, dtype=dtype)
-            self._llama: Any = llama_cpp.Llama(
-                model_path=str(file),
-                n_ctx=model.max_length,
-                n_threads=threads,
-                n_threads_batch=threads,
-                use_mmap=False,
-                verbose=False,
-            )
-        self._choose = self._greedy_sampler([i for i in range(len(SPECIAL_TOKENS)) if i != model.spec.special.eos])
-
-    def _greedy_sampler(self, banned: list[int]) -> Any:  # noqa: ANN401  # the binding's pointer
-        lib = self._library
-        biases = [lib.llama_logit_bias(token=token, bias=-float("inf")) for token in banned]
-        sampler = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        array = (lib.llama_logit_bias * len(biases))(*biases)
-        lib.llama_sampler_chain_add(
-            sampler, lib.llama_sampler_init_logit_bias(self._llama.n_vocab(), len(biases), array)
-        )
-        lib.llama_sampler_chain_add(sampler, lib.llama_sampler_init_greedy())
-        return sampler
+            banned = [index for index in range(len(SPECIAL_TOKENS)) if index != model.spec.special.eos]
+            self._writer = LlamaCppWriter.open(file, forbidden=banned)
 
     def __call__(self, item: InfillItem) -> Filled:
-        room = most_tokens(self._api)
-        pending, written, first = prompt_of(self._api, item), [], None
+        prompt, first = prompt_of(self._api, item), None
         start = time.perf_counter()
-        self._llama.reset()
-        while len(written) < room and not (written and written[-1] in self._ends):
-            self._llama.eval(pending)
-            written.append(self._library.llama_sampler_sample(self._choose, self._llama.ctx, -1))
+
+        def is_over(written: Sequence[int]) -> bool:
+            nonlocal first
             first = first or time.perf_counter() - start
-            pending = written[-1:]
+            return written[-1] in self._ends
+
+        written = self._writer.write(prompt, most_tokens(self._api), Ask(seed=0), is_over)
         seconds = time.perf_counter() - start
         kept = [token for token in written if token not in self._ends]
         return Filled(self._api.tokenizer.decode(kept), len(kept), len(written), seconds, first)

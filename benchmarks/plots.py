@@ -1,47 +1,7 @@
-"""Pictures of the reports.
-
-python benchmarks/plots.py runs/policies.json runs/policies.svg
-"""
+"""Pictures of the reports."""
 
 import json
 from pathlib import Path
-from typing import Annotated
-
-import typer
-from common import verbatim
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-def plot_policies(report: Path, out: Path) -> None:
-    """Exact match over tokens per forward, one line per policy, bars for the 95 % intervals."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    values = json.loads(report.read_text(encoding="utf-8"))
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for name in dict.fromkeys(row["policy"] for row in values["policies"]):
-        rows = sorted((row for row in values["policies"] if row["policy"] == name), key=lambda row: row["tpf"]["value"])
-        tpf = [row["tpf"]["value"] for row in rows]
-        exact = [row["exact_match"]["value"] for row in rows]
-        bars = [
-            [row["exact_match"]["value"] - row["exact_match"]["low"] for row in rows],
-            [row["exact_match"]["high"] - row["exact_match"]["value"] for row in rows],
-        ]
-        axes.errorbar(tpf, exact, yerr=bars, marker="o", markersize=4, linewidth=1, elinewidth=0.5, label=name)
-    axes.set_xlabel("tokens per forward (TPF)")
-    axes.set_ylabel("exact match")
-    axes.set_ylim(bottom=0)
-    axes.set_title(
-        f"{values['suite']}, {values['items']} items, {values['layout']}, length {values['length']}", fontsize=9
-    )
-    axes.legend(fontsize=7)
-    axes.grid(alpha=0.3)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
-    plt.close(figure)
 
 
 def plot_adaptation(report: Path, out: Path) -> None:
@@ -105,16 +65,3 @@ def plot_engine(report: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
     plt.close(figure)
-
-
-@app.command(help=verbatim(__doc__), no_args_is_help=True)
-def main(
-    report: Annotated[Path, typer.Argument(help="JSON report of policies.py.")],
-    out: Annotated[Path, typer.Argument(help=".svg or .png file.")],
-) -> None:
-    """Draw."""
-    plot_policies(report, out)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,6 @@
-r"""The HTTP server, measured: what it adds to the engine, latency under load, hang-ups, start-up.
+r"""The HTTP server, measured: what it adds to the engine, latency behind a cached prefix, start-up.
+
+``quicksilver bench serve`` measures any server from outside: load that does not wait, agent loops, hang-ups.
 
 Examples:
   python benchmarks/server.py --model quicksilver-coder --out runs/server.json
@@ -59,13 +61,11 @@ def main(
         with server(model, threads) as (url, start_seconds), httpx.Client(base_url=url, timeout=120) as client:
             ratio = overhead(client, loaded, holes, rounds)
             latency = {count: latencies(url, loaded, holes, count, requests) for count in CONCURRENCY}
-            freed = [hang_up(client) for _ in range(10)]
     report = {
         **subject.about(),
         **environment(),
         "overhead": ratio,
         "latency": latency,
-        "freed_ms": {"median": statistics.median(freed), "max": max(freed)},
         "start_seconds": start_seconds,
     }
     rows = [
@@ -81,7 +81,6 @@ def main(
             ]
             for count, found in latency.items()
         ),
-        ["hang-up to freed pages, median and most of 10, ms", f"{statistics.median(freed):.0f}, {max(freed):.0f}"],
         ["start-up to ready, s", f"{start_seconds:.1f}"],
     ]
     finish(out, report, markdown_table(["what", "figure"], rows))
@@ -172,19 +171,6 @@ def latencies(url: str, model: Model, holes: list[InfillItem], concurrent: int, 
         wall = time.perf_counter() - start
     found = {f"p{each}_ms": float(np.percentile(seconds, each) * 1000) for each in (50, 95, 99)}
     return found | {"fills_per_s": requests / wall}
-
-
-def hang_up(client: httpx.Client) -> float:
-    """Milliseconds from closing the connection of a running stream until the server holds no page for it."""
-    body = {"prompt": "def f(x):\n", "max_tokens": 256, "stream": True, "policy": "confidence_order"}
-    with client.stream("POST", "/v1/completions", json=body) as response:
-        lines = response.iter_lines()
-        next(lines)
-    start = time.perf_counter()
-    while True:
-        found = re.search(r"^quicksilver_pages_in_use (\S+)", client.get("/metrics").text, re.MULTILINE)
-        if found and float(found.group(1)) == 0:
-            return (time.perf_counter() - start) * 1000
 
 
 if __name__ == "__main__":

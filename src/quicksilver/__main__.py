@@ -4,4 +4,6 @@ import sys
 
 from quicksilver.cli.main import main
 
-sys.exit(main())
+# The server's worker processes import this module by another name.
+if __name__ == "__main__":
+    sys.exit(main())

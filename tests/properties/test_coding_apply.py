@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from quicksilver.coding.apply import Merge, merge, verify
 from quicksilver.errors import MergeError
-from tests.coding_edits import MARKERS, Edit, lazy_snippet, random_edit, random_module
+from quicksilver.evaluation.lazy_snippets import MARKERS, Edit, lazy_snippet
+from tests.coding_edits import random_edit, random_module
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from quicksilver import __version__
+from quicksilver.cli.options import examples
 from quicksilver.errors import QuicksilverError, UsageError
 
 # The base of all errors typer's parser raises; which library defines it differs between versions of typer.
@@ -26,6 +27,7 @@ _COMMANDS = {
     "replay": "Repeat a recorded request and check every forward.",
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
     "eval": "Measure models on suites of questions, with intervals.",
+    "bench": "Measure quality against speed, and a server under load.",
     "train": "Train a model by a recipe.",
     "corpus": "Build and look at the training corpus.",
     "import": "Write a published checkpoint as a folder of our own, perhaps quantized.",
@@ -34,6 +36,7 @@ _COMMANDS = {
 }
 
 _GROUP_EXAMPLES = {
+    "bench": "quicksilver bench frontier --items 100\nquicksilver bench serve http://127.0.0.1:8080 --rate 2 --rate 8",
     "corpus": "quicksilver corpus build --profile test --out data/corpus\nquicksilver corpus list --profile laptop",
     "keys": "quicksilver keys create laptop --grant unlimited\nquicksilver keys list\nquicksilver keys revoke laptop",
 }
@@ -82,7 +85,7 @@ def _build_app(arguments: Sequence[str]) -> typer.Typer:
     """All subcommands by name, the asked one with its options; importing one can take seconds."""
     app = typer.Typer(
         help="Quicksilver: diffusion language models that write and mend code.",
-        epilog=_examples("printf 'def mean(xs):\\n    return <FILL>\\n' | quicksilver infill -\nquicksilver demo"),
+        epilog=examples("printf 'def mean(xs):\\n    return <FILL>\\n' | quicksilver infill -\nquicksilver demo"),
         add_completion=False,
         no_args_is_help=True,
         rich_markup_mode=None,
@@ -96,9 +99,9 @@ def _build_app(arguments: Sequence[str]) -> typer.Typer:
         # A module cannot be called import.
         module = importlib.import_module(f"quicksilver.cli.{name}{'_' if keyword.iskeyword(name) else ''}")
         if isinstance(getattr(module, "app", None), typer.Typer):
-            app.add_typer(module.app, name=name, epilog=_examples(_GROUP_EXAMPLES[name]))
+            app.add_typer(module.app, name=name, epilog=examples(_GROUP_EXAMPLES[name]))
         else:
-            app.command(name, epilog=_examples(module.EXAMPLES))(module.command)
+            app.command(name, epilog=examples(module.EXAMPLES))(module.command)
     return app
 
 
@@ -122,8 +125,3 @@ def _version(is_asked: bool) -> bool:
 
 def _unused() -> None:
     """Stand-in for a subcommand that was not asked for."""
-
-
-def _examples(lines: str) -> str:
-    # \b keeps the line breaks of a paragraph.
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines.splitlines())

@@ -67,12 +67,13 @@ def command(
         from quicksilver.api.requests import parse_layout
         from quicksilver.checkpoints.folder import copy_folder, require_new_folder
         from quicksilver.evaluation import tuning
+        from quicksilver.evaluation.pictures import require_matplotlib
 
         tasks = tuning.read_tasks(task)
         if out is not None:
             require_new_folder(out)
         if plot is not None:
-            tuning.require_matplotlib()
+            require_matplotlib()
         loaded = load(model, device=device)
         tuner = tuning.Tuner(model=loaded, layout=parse_layout(layout), max_tokens=max_tokens, seed=seed)
         settings = tuning.grid(

@@ -169,6 +169,14 @@ class Client:
         call = calls.infill(template, model=model, mark=mark, holes=holes, layout=layout, options=options)
         return Stream(lambda: self._send(call.streamed), InfillReader())
 
+    def edit(self, prompt: str, *, options: RequestOptions = NO_OPTIONS) -> Reply:
+        """Rewrite the region of a next-edit prompt, as ``coding.next_edit`` renders it; the text is in a fence."""
+        return self._ask(calls.edit(prompt, model=self.connection.model, options=options))
+
+    def apply(self, prompt: str) -> Reply:
+        """Merge the snippet of an apply prompt into its file, as ``coding.apply`` reads it; the text is the file."""
+        return self._ask(calls.apply(prompt, model=self.connection.model))
+
     def _ask(self, call: Call[T]) -> T:
         response = self._send(call)
         try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from quicksilver.client.options import RequestOptions
+from quicksilver.client.options import NO_OPTIONS, RequestOptions
 from quicksilver.client.replies import Reply, read_infill, read_models, read_reply
 from quicksilver.errors import ConfigError, InputError
 from quicksilver.protocol.chat import Message
@@ -85,6 +85,20 @@ def infill(
     if layout is not None:
         body["layout"] = layout
     return Call(path="infill", read=read_infill, body=body)
+
+
+def edit(prompt: str, *, model: str | None, options: RequestOptions) -> Call[Reply]:
+    """A region as it should be, in a fence; a route of Quicksilver's server, and of Inception's."""
+    return Call(path="edit/completions", read=read_reply, body=_asking(prompt, model, options))
+
+
+def apply(prompt: str, *, model: str | None) -> Call[Reply]:
+    """A file with a lazy snippet merged; the same servers. How to decode is not theirs to be told."""
+    return Call(path="apply/completions", read=read_reply, body=_asking(prompt, model, NO_OPTIONS))
+
+
+def _asking(prompt: str, model: str | None, options: RequestOptions) -> dict[str, object]:
+    return _body(model, None, 1, options) | {"messages": [{"role": "user", "content": prompt}]}
 
 
 def models() -> Call[tuple[str, ...]]:

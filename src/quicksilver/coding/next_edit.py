@@ -86,6 +86,18 @@ def fenced(code: str) -> str:
     return f"```\n{code}\n```"
 
 
+def unfenced(reply: str) -> str:
+    """The code of a reply: what stands between the first fence and the last.
+
+    Raises:
+        InputError: there are no two fences.
+    """
+    found = re.search(r"^```[^\n]*\n(.*)\n```", reply, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise InputError(f"the reply has no fenced code: {reply[:80]!r}")
+    return found[1]
+
+
 def _tagged(name: str, body: str) -> str:
     end = "" if not body or body.endswith("\n") else "\n"
     return f"<|{name}|>\n{body}{end}<|/{name}|>\n"

@@ -89,12 +89,28 @@ def chain_rule_nats(
     Step j masks every target at offset j or later of every block and reads the targets at offset j: ``block_length``
     forwards for any number of blocks.
     """
-    offset = torch.arange(token_ids.shape[1], device=token_ids.device) % block_length
     nats = torch.zeros(token_ids.shape, dtype=torch.float64, device=token_ids.device)
-    for j in range(min(block_length, token_ids.shape[1])):
-        step = _masked_nats(logits_fn, token_ids, is_target & (offset >= j), block_length, mask_id)
-        nats = torch.where(offset == j, step, nats)
+    for is_read, log_probs in chain_rule_steps(
+        logits_fn, token_ids, is_target, block_length=block_length, mask_id=mask_id
+    ):
+        step = -log_probs.gather(-1, token_ids[..., None].long())[..., 0].double()
+        nats = torch.where(is_read, step, nats)
     return nats
+
+
+def chain_rule_steps(
+    logits_fn: LogitsFn,
+    token_ids: Int[Tensor, "B L"],
+    is_target: Bool[Tensor, "B L"],
+    *,
+    block_length: int,
+    mask_id: int,
+) -> Iterator[tuple[Bool[Tensor, "B L"], Float[Tensor, "B L V"]]]:
+    """The steps of ``chain_rule_nats``: which targets are read, and all log-probabilities at that step."""
+    offset = torch.arange(token_ids.shape[1], device=token_ids.device) % block_length
+    for j in range(min(block_length, token_ids.shape[1])):
+        noisy_ids = torch.where(is_target & (offset >= j), mask_id, token_ids)
+        yield is_target & (offset == j), clean_log_probs(logits_fn(noisy_ids, token_ids, block_length), mask_id)
 
 
 def any_order_nats(

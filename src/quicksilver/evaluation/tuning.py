@@ -2,7 +2,6 @@
 
 import difflib
 import hashlib
-import importlib.util
 import json
 import math
 import statistics
@@ -17,6 +16,7 @@ from quicksilver.decoding import Policy, make_policy
 from quicksilver.diffusion.spec import DecodingDefaults, DiffusionSpec, Objective
 from quicksilver.errors import ConfigError, InputError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_mean
+from quicksilver.evaluation.pictures import pyplot
 from quicksilver.evaluation.provenance import environment
 from quicksilver.evaluation.subjects.engine import ExactPolicy
 from quicksilver.evaluation.tables import markdown_table
@@ -398,20 +398,9 @@ def table(rows: Sequence[Row]) -> str:
     return markdown_table(header, lines)
 
 
-def require_matplotlib() -> None:
-    """Raises ConfigError if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError("a plot needs matplotlib: pip install 'quicksilver-lm[train]'")
-
-
 def plot(rows: Sequence[Row], out: Path, title: str) -> None:
     """Quality over tokens per second, the front as a line."""
-    require_matplotlib()
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name in dict.fromkeys(row.setting.policy for row in rows):
         mine = [row for row in rows if row.setting.policy == name]

@@ -27,6 +27,9 @@ COMMANDS = [
     "export",
     "keys",
     "keys create",
+    "bench",
+    "bench frontier",
+    "bench serve",
 ]
 
 

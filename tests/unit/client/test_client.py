@@ -158,6 +158,18 @@ def test_the_bodies_of_the_other_questions(connect):
         client.ask("chat", [])
 
 
+def test_prompts_that_change_code_are_the_users_message(connect):
+    script = Script(*[httpx.Response(200, json={"choices": [{"message": SAID}]})] * 2)
+    client = connect(script)
+    assert client.ask("edit", "a prompt", options=RequestOptions(seed=3)).text == "hello"
+    assert client.ask("apply", "another").text == "hello"
+    assert [request.url.path for request in script.asked] == ["/v1/edit/completions", "/v1/apply/completions"]
+    assert script.bodies == [
+        {"messages": [{"role": "user", "content": "a prompt"}], "seed": 3},
+        {"messages": [{"role": "user", "content": "another"}]},
+    ]
+
+
 def test_infill_sends_what_is_known_of_each_hole(connect):
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     body = {"id": "i", "created": 1, "model": "m", "text": "ab", "holes": [], "finish_reason": "stop", "usage": usage}

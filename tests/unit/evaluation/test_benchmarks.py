@@ -51,31 +51,18 @@ def test_length_margins(monkeypatch: pytest.MonkeyPatch, folder: Path):
     }
 
 
-def test_policies_and_their_picture(monkeypatch: pytest.MonkeyPatch, folder: Path):
-    out, picture = folder / "policies.json", folder / "tpf.svg"
-    arguments = ("--model", folder / "model", "--items", 1, "--length", "given", "--only", "fixed_steps")
-    code, text = run(monkeypatch, "policies", *arguments, "--out", out, "--plot", picture)
-    assert code == 0
-    assert text.count("| fixed_steps |") == 5
-    rows = json.loads(out.read_text())["policies"]
-    assert rows[0]["nfe"]["value"] == 1
-    assert picture.read_text().lstrip().startswith("<?xml")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--model", "nowhere"), "no model"),
-        (("--model", "{}/model", "--suite", "fim-line"), "needs --tokens"),
-        (("--model", "{}/model", "--items", "2000"), r"1..1033"),
-        (("--model", "{}/model", "--only", "hope"), "hope"),
+        (("--model", "{}/model", "--items", "2000"), "must lie in 1.."),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch, folder: Path, arguments: tuple[str, ...], message: str
 ):
     given = [argument.format(folder) for argument in arguments]
-    code, text = run(monkeypatch, "policies", *given, "--out", folder / "bad.json")
+    code, text = run(monkeypatch, "lengths", *given, "--tokens", folder / "tokens", "--out", folder / "bad.json")
     assert code == 2
     assert message in text
     assert len(text.splitlines()) == 1

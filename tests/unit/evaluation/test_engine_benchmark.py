@@ -198,7 +198,7 @@ def test_llama_cpp_is_asked_for_the_same(script, sides: dict, folder: Path, monk
     assert fake.evaluated == [list(prompt), [60], [50]]
     assert fake.banned == [0, *range(2, 48)]
     threads = torch.get_num_threads()
-    assert [fake.asked[name] for name in ("n_ctx", "n_threads", "n_threads_batch")] == [128, threads, threads]
+    assert [fake.asked[name] for name in ("n_ctx", "n_threads", "n_threads_batch")] == [0, threads, threads]
     assert (filled.text, filled.num_tokens, filled.nfe) == (side.model.tokenizer.decode([60, 50]), 2, 3)
     assert 0 < filled.first_seconds < filled.seconds
     ended = rivals.LlamaTwin(side.model, folder / "twin", "q8_0", [side.model.spec.special.eos, 50])
@@ -208,7 +208,7 @@ def test_llama_cpp_is_asked_for_the_same(script, sides: dict, folder: Path, monk
 
 @pytest.mark.slow
 def test_llama_cpp_writes_what_the_engine_writes(script, sides: dict, folder: Path):
-    pytest.importorskip("llama_cpp", reason="checks against llama.cpp: pip install llama-cpp-python")
+    pytest.importorskip("llama_cpp", reason="needs the llama extra")
     side = sides["twin"]
     loop = importlib.import_module("engine_rivals").LlamaTwin(
         side.model, folder / "twin", "f32", [side.model.spec.special.eos]

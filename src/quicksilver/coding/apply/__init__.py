@@ -7,7 +7,7 @@ from quicksilver.coding.apply.checking import verify
 from quicksilver.coding.apply.choosing import choose_candidates
 from quicksilver.coding.apply.merging import merge
 from quicksilver.coding.apply.pieces import Hole, Merge
-from quicksilver.coding.apply.prompt import ApplyPrompt, parse_apply
+from quicksilver.coding.apply.prompt import ApplyPrompt, parse_apply, render_apply
 
 __all__ = [
     "ApplyPrompt",
@@ -16,5 +16,6 @@ __all__ = [
     "choose_candidates",
     "merge",
     "parse_apply",
+    "render_apply",
     "verify",
 ]

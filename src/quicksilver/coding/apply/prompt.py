@@ -38,6 +38,14 @@ def parse_apply(prompt: str) -> ApplyPrompt:
     )
 
 
+def render_apply(prompt: ApplyPrompt) -> str:
+    """The prompt in Mercury's spelling, which has no place for an instruction."""
+    return (
+        f"<|original_code|>\n{prompt.original}\n<|/original_code|>\n\n"
+        f"<|update_snippet|>\n{prompt.snippet}\n<|/update_snippet|>"
+    )
+
+
 def _morph(text: str) -> ApplyPrompt:
     instruction = ""
     if text.startswith("<instruction>"):
