@@ -29,16 +29,19 @@ _CODE = {"x": 2, "u": 4, "U": 8}
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-", "^": "^"}
 
 
-def gbnf_rules(source: str) -> dict[str, Rule]:
-    """The rules of a grammar by name.
+def gbnf_rules(source: str, start: str) -> tuple[Expression, list[Rule]]:
+    """The whole texts of a grammar that begins with rule ``start``, and all its rules.
 
     ``<name>`` stands for a special token of that name.
 
     Raises:
-        ConfigError: it is no grammar.
+        ConfigError: it is no grammar, or has no such rule.
         UnsupportedConstraintError: it uses what is not kept; the message names it.
     """
-    return _Parser(source).parsed()
+    rules = _Parser(source).parsed()
+    if start not in rules:
+        raise ConfigError(f"the grammar has no rule {start!r}; it has {', '.join(rules)}")
+    return rules[start], list(rules.values())
 
 
 class _Parser:

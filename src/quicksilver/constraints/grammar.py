@@ -30,12 +30,10 @@ class Grammar:
     def expression(self, compiler: Compiler) -> Expression:
         start = self.start or {"gbnf": "root", "lark": "start"}[self.syntax]
         if self.syntax == "gbnf":
-            rules = gbnf_rules(self.source)
+            whole, rules = gbnf_rules(self.source, start)
         else:
             from quicksilver.constraints.lark_grammar import lark_rules  # needs lark
 
-            rules = lark_rules(self.source, start)
-        if start not in rules:
-            raise ConfigError(f"the grammar has no rule {start!r}; it has {', '.join(rules)}")
-        without_left_recursion(rules.values())
-        return rules[start]
+            whole, rules = lark_rules(self.source, start)
+        without_left_recursion(rules)
+        return whole

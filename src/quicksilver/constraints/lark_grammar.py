@@ -6,14 +6,16 @@ is ignored may stand wherever two terminals meet. Lark's Earley parser with ``le
 
 import re
 
-import lark
-from lark.exceptions import LarkError
-from lark.grammar import NonTerminal
-from lark.lexer import TerminalDef
-
 from quicksilver.constraints.expression import Alternatives, Expression, Isolated, Repeat, Rule, Sequence
 from quicksilver.constraints.regex import regex_expression
 from quicksilver.errors import ConfigError, UnsupportedConstraintError
+
+try:
+    import lark
+    from lark.grammar import NonTerminal
+    from lark.lexer import TerminalDef
+except ModuleNotFoundError as error:
+    raise ConfigError("grammars in Lark's form need lark: pip install 'quicksilver-lm[constraints]'") from error
 
 _IMPORT = re.compile(r"^\s*%import\s+(\S+)", re.MULTILINE)
 _LIBRARIES = ("common.", "common ", "unicode.", "python.", "lark.")
@@ -22,8 +24,8 @@ _ESCAPED_STRING = r'".*?(?<!\\)(\\\\)*?"'
 _SAME_WITHOUT_LEXER = r'"(?:[^"\\\n]|\\.)*"'
 
 
-def lark_rules(source: str, start: str) -> dict[str, Rule]:
-    """The rules of a grammar by name, ``start`` among them.
+def lark_rules(source: str, start: str) -> tuple[Expression, list[Rule]]:
+    """The whole texts of a grammar that begins with rule ``start``, and all its rules.
 
     Raises:
         ConfigError: Lark cannot read it.
@@ -34,7 +36,7 @@ def lark_rules(source: str, start: str) -> dict[str, Rule]:
             raise UnsupportedConstraintError(f"%import {found[1]} is not supported: only Lark's own libraries are read")
     try:
         grammar = lark.Lark(source, start=start, parser="earley", lexer="dynamic_complete", import_paths=[])
-    except (LarkError, OSError, re.error) as error:
+    except Exception as error:  # besides LarkError, whatever re, regex and Lark's files raise
         raise ConfigError(f"Lark cannot read the grammar: {error}") from error
     terminals = {each.name: _terminal(each) for each in grammar.terminals}
     ignored = Repeat(Alternatives(tuple(terminals[name] for name in grammar.ignore_tokens)))
@@ -54,11 +56,8 @@ def lark_rules(source: str, start: str) -> dict[str, Rule]:
         options.setdefault(name, []).append(Sequence(tuple(parts)))
     for name, rule in rules.items():
         rule.body = Alternatives(tuple(options.get(name, ())))
-    if grammar.ignore_tokens:
-        whole = Rule(f"{start} with what is ignored in front")
-        whole.body = Sequence((ignored, rules[start]))
-        return {**rules, start: whole}
-    return rules
+    whole = Sequence((ignored, rules[start])) if grammar.ignore_tokens else rules[start]
+    return whole, list(rules.values())
 
 
 def _rule(rules: dict[str, Rule], name: str) -> Rule:

@@ -6,6 +6,7 @@ from quicksilver.constraints.expression import (
     Alternatives,
     Characters,
     Expression,
+    Isolated,
     Literal,
     Repeat,
     Rule,
@@ -15,13 +16,12 @@ from quicksilver.constraints.expression import (
 from quicksilver.errors import UnsupportedConstraintError
 
 
-def without_left_recursion(rules: Iterable[Rule]) -> None:
+def without_left_recursion(rules: list[Rule]) -> None:
     """Rewrite ``a: a x | y`` to ``a: y x*`` in place.
 
     Raises:
         UnsupportedConstraintError: a rule begins with itself by way of others, or behind what may be empty.
     """
-    rules = list(rules)
     for rule in rules:
         _rewrite(rule)
     nullable = _nullable(rules)
@@ -34,7 +34,8 @@ def without_left_recursion(rules: Iterable[Rule]) -> None:
             waiting.extend(new)
         if rule in reached:
             raise UnsupportedConstraintError(
-                f"rule {rule.name!r} begins with itself by way of other rules: such left recursion is not supported"
+                f"rule {rule.name!r} begins with itself by way of other rules or groups: such left recursion is not "
+                "supported; a rule whose own alternatives begin with it is"
             )
 
 
@@ -81,6 +82,8 @@ def _may_be_empty(part: Expression, nullable: set[Rule]) -> bool:
             return any(_may_be_empty(each, nullable) for each in parts)
         case Repeat(inner, least, _):
             return least == 0 or _may_be_empty(inner, nullable)
+        case Isolated(inner):
+            return _may_be_empty(inner, nullable)
         case _:
             return True  # products: not looked into
 
