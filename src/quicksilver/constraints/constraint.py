@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from quicksilver.constraints.expression import Expression
+from quicksilver.constraints.language import Compiler
 from quicksilver.constraints.limits import Limits
 from quicksilver.errors import ConfigError
 
@@ -28,8 +29,11 @@ class Constraint(Protocol):
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def expression(self, options: CompileOptions) -> Expression:
+    def expression(self, compiler: Compiler) -> Expression:
         """The texts that satisfy it.
+
+        Args:
+            compiler: looks into parts where what follows depends on them.
 
         Raises:
             UnsupportedConstraintError: it asks what cannot be kept exactly; the message names it.
