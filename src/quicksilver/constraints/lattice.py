@@ -213,6 +213,15 @@ class Lattice:
             states = self.after(states, token_id)
         return bool((states & self.is_goal).any())
 
+    def lengths(self, most: int) -> list[int]:
+        """How many tokens, 1 to ``most``, the whole texts have."""
+        states, found = self.only(self.start), []
+        for length in range(1, most + 1):
+            states = self.after(states, NO_TOKEN)
+            if (states & self.is_goal).any():
+                found.append(length)
+        return found
+
     def trellis(self, start: int, length: int) -> Trellis:
         """What ``length`` columns behind state ``start`` can use."""
         key = (start, length)

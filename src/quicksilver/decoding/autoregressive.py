@@ -1,6 +1,6 @@
 """The autoregressive counterpart: one token per forward, left to right. The yardstick of the diffusion samplers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -73,19 +73,11 @@ def _generate(
         # One block per position is causal attention; the row of the dummy mask predicts the next token.
         logits = ledger.forward(logits_fn, canvas.token_ids, positions)
         params.check_vocabulary(logits.shape[1])
-        found = select_rows(
-            logits[last:],
-            params,
-            temperature=temperature,
-            positions=positions[last:],
-            step=0,
-            is_forbidden=forbidden_tokens(logits.shape[1], banned)[None],
-            adjustments=canvas_adjustments(params, canvas, 1),
-        )
+        regions = ()
         if response is not None:
             is_last = ledger.nfe == params.max_nfe
             regions = response.regions([spec.special.mask], [State.MASK], [0], is_last=is_last)
-            found = _constrained(regions, logits[last:], found, canvas, params, temperature)
+        found = _candidate(logits[last:], canvas, params, temperature, banned, regions)
         step = _write_last(canvas, found)
         yield from ledger.record(Places.of(canvas), Marks.of(step), spec.special.mask)
         yield from commits(canvas, step.commit)
@@ -111,28 +103,29 @@ def _generate(
     yield ledger.done(canvas, 1, reason)
 
 
-def _constrained(
-    regions: Sequence[Region],
+def _candidate(
     logits: Float[Tensor, "1 V"],
-    found: Candidates,
     canvas: Canvas,
     params: SamplingParams,
     temperature: float,
+    banned: Collection[int],
+    regions: Sequence[Region],
 ) -> Candidates:
-    """The candidate that the constraint allows."""
-    terms = Terms(
+    """The token for the canvas' last position; the regions' one row is its own."""
+    positions, adjustments = torch.tensor([len(canvas) - 1]), canvas_adjustments(params, canvas, 1)
+    found = select_rows(
+        logits,
+        params,
         temperature=temperature,
-        measured_at=1.0,
-        seed=params.seed,
+        positions=positions,
         step=0,
-        positions=torch.tensor([len(canvas) - 1]),
-        top_k=params.top_k,
-        top_p=params.top_p,
-        has_entropy=False,
-        edit_margin=0.0,
+        is_forbidden=forbidden_tokens(logits.shape[1], banned)[None],
+        adjustments=adjustments,
     )
-    adjusted = adjust(logits.cpu(), canvas_adjustments(params, canvas, 1))
-    return first_candidates(ConstrainedRows(regions, adjusted, found, terms))
+    if not regions:
+        return found
+    terms = Terms.of(params, temperature=temperature, step=0, positions=positions)
+    return first_candidates(ConstrainedRows(regions, adjust(logits.cpu(), adjustments), found, terms))
 
 
 def _ending(

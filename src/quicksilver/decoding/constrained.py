@@ -10,7 +10,7 @@ drafts is written wholly or not at all: where the policy leaves one draft as it 
 draft is taken for fixed and the programme asked anew (``decide_jointly``).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -34,7 +34,9 @@ from quicksilver.constraints.scores import ClassScores
 from quicksilver.decoding.alternatives import NO_TOKEN as UNNAMED
 from quicksilver.decoding.alternatives import Alternatives, ranked
 from quicksilver.decoding.draws import Purpose, draw
-from quicksilver.decoding.regions import Region
+from quicksilver.decoding.params import SamplingParams
+from quicksilver.decoding.policies import Policy
+from quicksilver.decoding.regions import Region, rows_of
 from quicksilver.decoding.selection import Candidates
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.errors import EngineError
@@ -56,20 +58,45 @@ class Terms:
     top_p: float | None
     has_entropy: bool
     edit_margin: float
-    """See ``EDIT_MARGIN``."""
+    """See ``EDIT_MARGIN``; 0 where drafts do not change, or are a state of noise that nothing should hold."""
+
+    @classmethod
+    def of(
+        cls,
+        params: SamplingParams,
+        *,
+        temperature: float,
+        step: int,
+        positions: Int[Tensor, " N"],
+        measured_at: float = 1.0,
+        policy: Policy | None = None,
+    ) -> "Terms":
+        """Of a request's step; ``policy`` is None where there is none to decide."""
+        is_edited = policy is not None and policy.revises and not policy.starts_from_noise
+        return cls(
+            temperature=temperature,
+            measured_at=measured_at,
+            seed=params.seed,
+            step=step,
+            positions=positions,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            has_entropy=policy is not None and policy.reads_entropy,
+            edit_margin=EDIT_MARGIN if is_edited else 0.0,
+        )
 
 
 class ConstrainedRows:
     """The rows of one request's step, of which some or all lie in regions."""
 
     def __init__(
-        self, regions: Sequence[Region], logits: Float[Tensor, "N V"], plain: Candidates, terms: Terms
+        self, regions: Sequence[Region], logits: Float[Tensor, "n V"], plain: Candidates, terms: Terms
     ) -> None:
         """Take the rows of a step.
 
         Args:
             regions: of the step, with no row in two of them.
-            logits: of all rows, bias and penalties made.
+            logits: of the rows that lie in regions (``regions.rows_of``), bias and penalties made.
             plain: of all rows, on the CPU; read where no region is.
             terms: of all rows.
 
@@ -77,8 +104,10 @@ class ConstrainedRows:
             InputError: the logits hold NaN or plus infinity.
         """
         self.terms, self.plain, self.vocab_size = terms, plain, logits.shape[1]
-        self.parts = [_Part(region, logits, terms.edit_margin) for region in regions if region.is_open]
-        self.rows = frozenset(row for part in self.parts for row in part.rows.tolist())
+        rows = rows_of(regions)
+        self.rows = frozenset(rows)
+        places = {row: place for place, row in enumerate(rows)}
+        self.parts = [_Part(region, logits, places, terms.edit_margin) for region in regions if region.is_open]
 
 
 class _DoesNotFitError(Exception):
@@ -88,22 +117,25 @@ class _DoesNotFitError(Exception):
 class _Part:
     """A region with the scores of its rows."""
 
-    def __init__(self, region: Region, logits: Float[Tensor, "N V"], edit_margin: float) -> None:
+    def __init__(
+        self, region: Region, logits: Float[Tensor, "n V"], places: Mapping[int, int], edit_margin: float
+    ) -> None:
         self.region = region
         self.trellis = region.lattice.trellis(region.start, len(region.rows))
         columns = [column for column, row in enumerate(region.rows) if row != NO_ROW]
         self.rows = np.array([region.rows[column] for column in columns])
         """Of the step, one per row of the scores."""
-        is_all = len(columns) == logits.shape[0]
-        scores = ClassScores.of(self.trellis, logits if is_all else logits[torch.from_numpy(self.rows)])
+        own = [places[row] for row in self.rows.tolist()]
+        is_all = own == list(range(logits.shape[0]))
+        scores = ClassScores.of(self.trellis, logits if is_all else logits[torch.tensor(own, device=logits.device)])
         self.drafts = {
             row: region.token_ids[column]
             for row, column in zip(self.rows.tolist(), columns, strict=True)
             if region.is_draft[column]
         }
         if edit_margin and self.drafts:
-            places = [self._place(self.drafts.get(row, NO_TOKEN)) for row in self.rows.tolist()]
-            scores = scores.with_bonus(np.array(places), edit_margin)
+            standing = [self._place(self.drafts.get(row, NO_TOKEN)) for row in self.rows.tolist()]
+            scores = scores.with_bonus(np.array(standing), edit_margin)
         self.scores = scores
 
     def _place(self, token_id: int) -> int:
@@ -118,13 +150,18 @@ class _Part:
             must_end: whether the text must end with the region.
 
         Raises:
-            _DoesNotFitError: a token that stands there may not stand there.
+            _DoesNotFitError: what stands there may not stand there.
         """
         region, lattice, trellis = self.region, self.region.lattice, self.trellis
         numbers = {row: at for at, row in enumerate(self.rows.tolist()) if row not in kept}
         rows = [numbers.get(row, NO_ROW) for row in region.rows]
         is_open = [row != NO_ROW for row in rows]
         if not any(is_open):
+            states = lattice.only(region.start)
+            for token_id in region.token_ids:
+                states = lattice.after(states, token_id)
+            if not (states & (lattice.distance <= region.budget)).any():
+                raise _DoesNotFitError
             return None
         first, stop = is_open.index(True), len(rows) - is_open[::-1].index(True)
         state = lattice.walk(region.token_ids[:first], region.start)

@@ -11,22 +11,32 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from quicksilver.constraints.automaton import TokenAutomaton
+from quicksilver.constraints.lattice import NO_TOKEN, Lattice
 from quicksilver.decoding.adjustments import adjust, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas
+from quicksilver.decoding.constrained_holes import (
+    constrained_changes,
+    fitting_length,
+    hole_lattice,
+    require_text,
+    unfit_drafts,
+)
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.ledger import Places, commits
 from quicksilver.decoding.lengths import (
     MEDIAN,
     HoleLength,
+    LengthRule,
     chosen_changes,
-    length_changes,
     sampled_level,
     withheld_tokens,
 )
 from quicksilver.decoding.params import SamplingParams, forbidden_tokens, special_ids
 from quicksilver.decoding.policies import SelfSpeculative
 from quicksilver.decoding.protocol import CanvasLogits
+from quicksilver.decoding.regions import hole_regions
 from quicksilver.decoding.sampler import BlockProgress, ReferenceRun, Run
 from quicksilver.decoding.selection import likeliest_tokens, token_probability
 from quicksilver.decoding.stops import drop_behind_stops, drop_stops
@@ -57,6 +67,9 @@ class Hole:
     """Tokens to start with instead of masks; as many is the hole's length."""
     frozen: tuple[bool, ...] | None = None
     """Which tokens of ``draft`` stay whatever happens. None: none."""
+    constraint: TokenAutomaton | None = None
+    """What the hole must hold, as a whole and without eos, see ``constrained_holes``. A hole of unknown length takes
+    only lengths that the constraint has; of a draft, tokens that do not fit become masks."""
 
     def __post_init__(self) -> None:
         self._check_draft()
@@ -100,17 +113,16 @@ def infill(
     no token becomes a mask, since none could be filled: the draft stays (a policy that edits may edit it), and the
     masks of other holes are filled at once.
 
-    A stop ends the hole it is in; see ``stops``.
+    A stop ends the hole it is in; see ``stops``. Where a hole has a constraint there is none: the hole ends with it.
 
     Raises:
         InputError: the template has no hole.
         ConfigError: the checkpoint was not trained in place, or not on holes of unknown length, or cannot do what the
-            policy does; or ``max_tokens``, ``block_length`` or ``stop_ids`` is given; or a draft holds a special token.
+            policy does; or ``max_tokens``, ``block_length`` or ``stop_ids`` is given; or a draft holds a special token;
+            or a hole's constraint cannot be met.
     """
     check_infill(spec, template, params)
-    run = ReferenceRun(logits_fn, spec, params)
-    holes = [segment for segment in template if isinstance(segment, Hole)]
-    return _infill(run, template, [initial_length(run, number, hole) for number, hole in enumerate(holes)])
+    return _infill(ReferenceRun(logits_fn, spec, params), template)
 
 
 def check_infill(spec: DiffusionSpec, template: Sequence[Segment], params: SamplingParams) -> None:
@@ -127,6 +139,21 @@ def check_infill(spec: DiffusionSpec, template: Sequence[Segment], params: Sampl
             raise ConfigError(f"a hole's draft must not hold special tokens, got {special}")
     if any(hole.known_length is None for hole in holes):
         _require_length_training(spec)
+    _check_constraints(spec, holes, params)
+
+
+def _check_constraints(spec: DiffusionSpec, holes: Sequence[Hole], params: SamplingParams) -> None:
+    if params.constraint is not None:
+        raise ConfigError("in-place infill has no constraint of its own; every hole has one, or none")
+    constrained = [hole for hole in holes if hole.constraint is not None]
+    if constrained and params.stop is not None:
+        raise ConfigError("a stop would cut a hole whose constraint says where it ends; leave one of them out")
+    is_competing = LengthRule(spec.decoding.lengths) is LengthRule.COMPETING
+    if is_competing and any(hole.known_length is None for hole in constrained):
+        raise ConfigError(
+            "this checkpoint finds lengths token by token (rule competing), which a constraint cannot follow; give "
+            "every hole that has a constraint its length"
+        )
 
 
 def _require_no_order(params: SamplingParams) -> None:
@@ -146,14 +173,30 @@ def _require_length_training(spec: DiffusionSpec) -> None:
         raise ConfigError("this checkpoint was not trained on holes of unknown length; give every hole its length")
 
 
-def initial_length(run: Run, number: int, hole: Hole) -> HoleLength:
-    """What the hole of that number starts with, and how far its length may change."""
+def hole_lattices(run: Run, holes: Sequence[Hole]) -> tuple[Lattice | None, ...]:
+    """The constraint of every hole; None where a hole has none."""
+    never = frozenset.union(*run.unwritten_ids())
+    return tuple(hole_lattice(hole.constraint, run.spec, never) for hole in holes)
+
+
+def initial_length(run: Run, number: int, hole: Hole, lattice: Lattice | None) -> HoleLength:
+    """What the hole of that number starts with, and how far its length may change.
+
+    Raises:
+        ConfigError: its constraint has no text of such a length.
+    """
     if hole.known_length is not None:
+        if lattice is not None:
+            frozen = hole.frozen or (False,) * hole.known_length
+            given = hole.draft or (NO_TOKEN,) * hole.known_length
+            kept = [token if stays else NO_TOKEN for token, stays in zip(given, frozen, strict=True)]
+            require_text(lattice, number, kept)
         return HoleLength(length=hole.known_length, cap=hole.known_length, changes_left=0)
     defaults = run.spec.decoding
     cap = defaults.max_hole_length if hole.max_length is None else hole.max_length
+    length = min(defaults.hole_length, cap)
     return HoleLength(
-        length=min(defaults.hole_length, cap),
+        length=length if lattice is None else fitting_length(lattice, number, length, cap),
         cap=cap,
         changes_left=CHANGES_PER_TOKEN * cap,
         level=sampled_level(run.params.seed, number) if run.temperature > 0 else MEDIAN,
@@ -180,18 +223,27 @@ def _initial_hole(spec: DiffusionSpec, segment: Hole, length: int, hole: int) ->
     return drafted_hole(segment.draft, segment.frozen or (False,) * length, hole=hole)
 
 
-def _infill(run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLength]) -> Iterator[Event]:
+def _infill(run: ReferenceRun, template: Sequence[Segment]) -> Iterator[Event]:
+    holes = [segment for segment in template if isinstance(segment, Hole)]
+    lattices = hole_lattices(run, holes)
+    lengths = [initial_length(run, *each) for each in zip(range(len(holes)), holes, lattices, strict=True)]
+    return _fill(run, template, lengths, lattices)
+
+
+def _fill(
+    run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLength], lattices: Sequence[Lattice | None]
+) -> Iterator[Event]:
     canvas = initial_canvas(run.spec, template, lengths)
     yield from (Resize(hole=hole, start=0, added=entry.length) for hole, entry in enumerate(lengths))
     yield from draft_events(canvas)
     block = BlockProgress(max_steps=most_steps(run, lengths))
     if bool(canvas.is_draft.any()):
-        canvas = yield from _review(run, canvas, lengths, block)
+        canvas = yield from _review(run, canvas, lengths, lattices, block)
     while bool(_open_positions(canvas).any()):
         is_forced = run.is_last_chance(block)
         look = _look(run, canvas, lengths, block)
         if not (is_forced or run.lengths_compete):
-            change = _change_lengths(run, look, lengths)
+            change = _change_lengths(run, look, lengths, lattices)
             if bool(change.any()):
                 # Tokens wait: the next forward sees the better length.
                 yield from resizes(look.canvas, change)
@@ -199,7 +251,7 @@ def _infill(run: ReferenceRun, template: Sequence[Segment], lengths: list[HoleLe
                 canvas = look.canvas.take(torch.arange(len(canvas)).repeat_interleave(1 + change))
                 yield run.ledger.frame(canvas)
                 continue
-        canvas = yield from _step(run, look, lengths, block, is_forced=is_forced)
+        canvas = yield from _step(run, look, lengths, lattices, block, is_forced=is_forced)
     canvas, ends = drop_stops(canvas, run.params.stop, len(lengths))
     yield from ends
     reason = FinishReason.STOP if ends else FinishReason.FILLED
@@ -261,7 +313,11 @@ def _look(run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], bloc
 
 
 def _review(
-    run: ReferenceRun, canvas: Canvas, lengths: Sequence[HoleLength], block: BlockProgress
+    run: ReferenceRun,
+    canvas: Canvas,
+    lengths: Sequence[HoleLength],
+    lattices: Sequence[Lattice | None],
+    block: BlockProgress,
 ) -> Generator[Event, None, Canvas]:
     """The first forward where there are drafts: see ``infill``. It is not a step of the policy."""
     look = _look(run, canvas, lengths, block)
@@ -275,8 +331,9 @@ def _review(
         rules = {"is_forbidden": look.is_forbidden, "is_withheld": look.is_withheld}
         alternatives = likeliest_tokens(logits, count, **rules, adjustments=adjustments)
     canvas, is_weak = judge_draft(look.canvas, probability, run.params.draft_threshold, alternatives)
+    is_weak = unfit_drafts(canvas, is_weak, lattices)
     if run.is_spent and bool((is_weak | canvas.is_masked).any()):
-        canvas = yield from _step(run, replace(look, canvas=canvas), lengths, block, is_forced=True)
+        canvas = yield from _step(run, replace(look, canvas=canvas), lengths, lattices, block, is_forced=True)
         run.is_cut = run.is_cut or bool(is_weak.any())
         return canvas
     mask_id = run.spec.special.mask
@@ -289,19 +346,28 @@ def _review(
 
 
 def _step(
-    run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength], block: BlockProgress, *, is_forced: bool
+    run: ReferenceRun,
+    look: _Look,
+    lengths: Sequence[HoleLength],
+    lattices: Sequence[Lattice | None],
+    block: BlockProgress,
+    *,
+    is_forced: bool,
 ) -> Generator[Event, None, Canvas]:
     """One step of the policy; drafts become final if it was the last."""
+    canvas, is_open = look.canvas, _open_positions(look.canvas)
+    given = (each.tolist() for each in (canvas.hole, canvas.token_ids, canvas.state, is_open.nonzero()[:, 0]))
     step = run.step(
         look.canvas,
         look.logits,
         block,
         window=slice(0, len(look.canvas)),
-        is_open=_open_positions(look.canvas),
+        is_open=is_open,
         positions=_positions(look.canvas),
         is_forbidden=look.is_forbidden,
         is_withheld=look.is_withheld,
         is_forced=is_forced,
+        regions=hole_regions(lattices, *given),
     )
     change = torch.zeros(len(look.canvas), dtype=torch.int64)
     if run.lengths_compete and not is_forced:
@@ -343,7 +409,9 @@ def _length_tokens(
     return (never | of_length) & ~chosen, (unchosen & ~of_length).expand_as(withheld)
 
 
-def _change_lengths(run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength]) -> Int[Tensor, " L"]:
+def _change_lengths(
+    run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength], lattices: Sequence[Lattice | None]
+) -> Int[Tensor, " L"]:
     """The length changes of this step, traced; all zero where no hole may change."""
     canvas, logits = look.canvas, look.logits
     special = run.spec.special
@@ -355,7 +423,7 @@ def _change_lengths(run: ReferenceRun, look: _Look, lengths: Sequence[HoleLength
     expand, delete = (
         torch.zeros(len(canvas)).scatter(0, index, probs[:, token]) for token in (special.expand, special.delete)
     )
-    change = length_changes(canvas, expand, delete, lengths)
+    change = constrained_changes(canvas, expand, delete, lengths, lattices)
     run.ledger.record_resize(
         Places.of(canvas),
         (change != 0).tolist(),

@@ -33,6 +33,11 @@ class Region:
         return any(row != NO_ROW for row in self.rows)
 
 
+def rows_of(regions: Iterable[Region]) -> list[int]:
+    """The step's rows that lie in regions, rising."""
+    return sorted(row for region in regions for row in region.rows if row != NO_ROW)
+
+
 class _Columns:
     """Adjacent columns as they stand."""
 

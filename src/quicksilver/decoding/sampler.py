@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quicksilver.decoding.adjustments import Adjustments, adjust, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
-from quicksilver.decoding.constrained import EDIT_MARGIN, ConstrainedRows, Terms, decide_jointly, first_candidates
+from quicksilver.decoding.constrained import ConstrainedRows, Terms, decide_jointly, first_candidates
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
@@ -23,7 +23,7 @@ from quicksilver.decoding.lengths import LengthRule
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
 from quicksilver.decoding.policies import JointThreshold, decide
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
-from quicksilver.decoding.regions import ConstrainedResponse, Region, constrained_response
+from quicksilver.decoding.regions import ConstrainedResponse, Region, constrained_response, rows_of
 from quicksilver.decoding.revision import take_argmax
 from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.decoding.window import Decision, Window
@@ -91,11 +91,6 @@ class Run:
     def measured_at(self, step: int) -> float:
         """Temperature of the distribution that entropy is measured of and self-conditioning sees."""
         return (self.temperature_at(step) or 1.0) if self.policy.starts_from_noise else 1.0
-
-    @property
-    def edit_margin(self) -> float:
-        """See ``constrained``. Where drafts are a state of noise, nothing holds them."""
-        return EDIT_MARGIN if self.policy.revises and not self.policy.starts_from_noise else 0.0
 
     def constrained_response(self, max_tokens: int) -> ConstrainedResponse | None:
         """The constraint of a continuation of at most ``max_tokens`` tokens; None if there is none."""
@@ -296,20 +291,18 @@ class ReferenceRun(Run):
         adjustments: Adjustments | None,
     ) -> ConstrainedRows | None:
         """The rows of a step that a constraint has a part in; None: no row."""
-        if not any(region.is_open for region in regions):
+        rows = rows_of(regions)
+        if not rows:
             return None
-        terms = Terms(
+        terms = Terms.of(
+            self.params,
             temperature=self.temperature_at(step),
             measured_at=self.measured_at(step),
-            seed=self.params.seed,
             step=step,
             positions=positions,
-            top_k=self.params.top_k,
-            top_p=self.params.top_p,
-            has_entropy=self.policy.reads_entropy,
-            edit_margin=self.edit_margin,
+            policy=self.policy,
         )
-        return ConstrainedRows(regions, adjust(logits.cpu(), adjustments), found, terms)
+        return ConstrainedRows(regions, adjust(logits.cpu(), adjustments)[rows], found, terms)
 
     def _distribution(
         self, logits: Tensor, step: int, is_forbidden: Tensor, adjustments: Adjustments | None

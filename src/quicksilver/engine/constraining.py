@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from quicksilver.decoding.constrained import ConstrainedRows, joint_candidates
+from quicksilver.decoding.regions import rows_of
 from quicksilver.decoding.selection import Candidates
 from quicksilver.engine.sequence import Failure, Look, Sequence
 from quicksilver.errors import EngineError, InputError
@@ -34,17 +35,17 @@ def constrain(
         sequences: whose rows are decided.
         looks: one of each.
         parts: the rows' own candidates.
-        logits: of the rows of those looks that have regions, one look after the other; None: no look has any.
+        logits: of the rows that lie in regions, one look after the other; None: none does.
     """
     if logits is None:
         return Constrained(parts, [None] * len(parts), {})
     rows: list[ConstrainedRows | None] = [None] * len(parts)
     failures: dict[int, Failure] = {}
-    counts = [len(look.open_columns) if look.regions else 0 for look in looks]
+    counts = [len(rows_of(look.regions)) for look in looks]
     for at, (sequence, look, part, own) in enumerate(zip(sequences, looks, parts, logits.split(counts), strict=True)):
-        if not look.regions:
+        if not counts[at]:
             continue
-        terms = look.terms(sequence.params, sequence.edit_margin, has_entropy=sequence.reads_entropy)
+        terms = look.terms(sequence.params, sequence.policy)
         try:
             rows[at] = ConstrainedRows(look.regions, own, part.to(torch.device("cpu")), terms)
         except InputError as error:

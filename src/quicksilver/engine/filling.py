@@ -8,10 +8,12 @@ from torch import Tensor
 
 from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas, State
+from quicksilver.decoding.constrained_holes import constrained_changes, unfit_drafts
 from quicksilver.decoding.draws import hole_position
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.inplace import (
     check_infill,
+    hole_lattices,
     initial_canvas,
     initial_length,
     most_steps,
@@ -20,7 +22,7 @@ from quicksilver.decoding.inplace import (
     resizes,
 )
 from quicksilver.decoding.ledger import commit_events
-from quicksilver.decoding.lengths import chosen_changes, length_changes
+from quicksilver.decoding.lengths import chosen_changes
 from quicksilver.decoding.regions import Region, hole_regions
 from quicksilver.decoding.sampler import BlockProgress
 from quicksilver.decoding.stops import drop_behind_stops, drop_stops
@@ -39,7 +41,9 @@ class FillingSequence(CanvasSequence):
         """Lay out the canvas; raises InputError or ConfigError where task, options and checkpoint do not fit."""
         check_infill(spec, task.template, request.params)
         super().__init__(job_id, request, spec)
-        self._lengths = tuple(initial_length(self.run, number, hole) for number, hole in enumerate(task.holes))
+        self._lattices = hole_lattices(self.run, task.holes)
+        holes = zip(range(len(task.holes)), task.holes, self._lattices, strict=True)
+        self._lengths = tuple(initial_length(self.run, *each) for each in holes)
         self._settled = self._lengths
         """As they are after the coming step, if it is one that writes."""
         self._set_canvas(initial_canvas(spec, task.template, self._lengths))
@@ -49,7 +53,6 @@ class FillingSequence(CanvasSequence):
         """Whether the coming look judges a draft instead of taking a step."""
         self._is_weak = False
         self._forbidden, self._withheld = self.run.unwritten_ids()
-        self._lattices = (None,) * len(task.holes)
 
     def is_written(self) -> Bool[Tensor, " L"]:
         return open_holes(self.canvas)
@@ -88,6 +91,8 @@ class FillingSequence(CanvasSequence):
         return replace(look, watched=tuple((*self._length_ids, token_ids[column]) for column in columns))
 
     def _regions(self, columns: list[int]) -> tuple[Region, ...]:
+        if self.is_reviewing and not self.is_last:
+            return ()  # no step follows
         return hole_regions(self._lattices, self.places.hole, self.canvas.token_ids.tolist(), self.state, columns)
 
     def _rule(self, column: int) -> TokenRule:
@@ -122,7 +127,7 @@ class FillingSequence(CanvasSequence):
         index = torch.tensor(look.open_columns)
         expand, delete = (torch.zeros(len(self.canvas)).scatter(0, index, watched[:, at]) for at in (0, 1))
         lengths = tuple(replace(entry) for entry in self._lengths)
-        change = length_changes(self.canvas, expand, delete, lengths)
+        change = constrained_changes(self.canvas, expand, delete, lengths, self._lattices)
         if not bool(change.any()):
             self._settled = lengths
             return None
@@ -133,6 +138,7 @@ class FillingSequence(CanvasSequence):
         # The same look gives the same figures, so a repeated forward finds the same canvas.
         threshold = self.params.draft_threshold
         self.canvas, is_weak = judge_draft(self.canvas, watched[:, 2], threshold, alternatives)
+        is_weak = unfit_drafts(self.canvas, is_weak, self._lattices)
         self._is_weak = bool(is_weak.any())
         max_nfe = self.params.max_nfe
         is_last = self.is_late or (max_nfe is not None and self.ledger.nfe + 1 >= max_nfe)

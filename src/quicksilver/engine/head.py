@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from quicksilver.decoding.adjustments import Adjustments, adjust
-from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.engine import kernels
 from quicksilver.models.denoiser import Denoiser
@@ -109,7 +108,8 @@ class Chosen(NamedTuple):
     predicted: Float[Tensor, "N D"] | None = None
     """Mean embeddings of what is predicted, where the denoiser sees them at its next step."""
     logits: Float[Tensor, "M V"] | None = None
-    """Of the constrained rows, bias and penalties made. Their candidates mean nothing yet."""
+    """Of the constrained rows, bias and penalties made. Their candidates do not know of the constraint, and mean nothing
+    where no alternatives are asked for."""
 
 
 def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, least_rows: int = 1) -> Chosen:
@@ -183,8 +183,8 @@ def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: 
     if any(wanted):
         adjusted = adjust(logits, given["adjustments"])  # pyright: ignore[reportArgumentType]
         kept = adjusted if all(wanted) else adjusted[torch.tensor(wanted, device=logits.device)]
-    if wanted and all(wanted):
-        candidates = _undecided(logits, int(given["num_alternatives"] or 0))  # pyright: ignore[reportArgumentType]
+    if wanted and all(wanted) and not given["num_alternatives"]:
+        candidates = _undecided(logits)
     else:
         candidates = select(logits, **given)  # pyright: ignore[reportArgumentType]
     terms = {name: given[name] for name in ("is_forbidden", "adjustments")}
@@ -197,12 +197,9 @@ def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: 
     return Chosen(candidates, watched, predicted, kept)
 
 
-def _undecided(logits: Float[Tensor, "N V"], num_alternatives: int) -> Candidates:
+def _undecided(logits: Float[Tensor, "N V"]) -> Candidates:
     """In place of the candidates of rows that are all decided elsewhere."""
     nothing = torch.zeros(logits.shape[0], device=logits.device)
-    alternatives = None
-    if num_alternatives:
-        alternatives = Alternatives.unknown(logits.shape[0], num_alternatives).to(logits.device)
     return Candidates(
         token_ids=nothing.long(),
         argmax_ids=nothing.long(),
@@ -210,5 +207,4 @@ def _undecided(logits: Float[Tensor, "N V"], num_alternatives: int) -> Candidate
         argmax_confidence=nothing,
         margin=nothing,
         entropy=nothing,
-        alternatives=alternatives,
     )

@@ -18,6 +18,7 @@ from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.constrained import ConstrainedRows
 from quicksilver.decoding.ledger import Marks
+from quicksilver.decoding.regions import rows_of
 from quicksilver.decoding.selection import Candidates
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
@@ -123,7 +124,7 @@ class Runner:
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
         constrained = constrain([turn.sequence for turn in deciding], looks, parts, chosen.logits)
         are_finite = bool(candidates.confidence.isfinite().all())
-        outcomes = self._outcomes(deciding, constrained, seen, are_finite=are_finite)
+        outcomes = self._outcomes(deciding, parts, constrained, seen, are_finite=are_finite)
         if chosen.predicted is not None:
             outcomes = _with_predicted(outcomes, deciding, chosen.predicted.split(counts))
         return spoiled + outcomes
@@ -292,7 +293,13 @@ class Runner:
         return found
 
     def _outcomes(
-        self, turns: Seq[Turn], found: Constrained, watched: Seq[Tensor | None], *, are_finite: bool
+        self,
+        turns: Seq[Turn],
+        plain: Seq[Candidates],
+        found: Constrained,
+        watched: Seq[Tensor | None],
+        *,
+        are_finite: bool,
     ) -> list[tuple[Turn, Outcome]]:
         outcomes: list[tuple[Turn, Outcome]] = []
         groups: dict[int, list[_Decidable]] = defaultdict(list)
@@ -304,7 +311,7 @@ class Runner:
                 and turn.look is not None
                 and turn.look.watched
             ):
-                change = sequence.settle(turn.look, seen, _alternatives(sequence, part))
+                change = sequence.settle(turn.look, seen, _alternatives(sequence, plain[at]))
             if at in found.failures:
                 outcomes.append((turn, found.failures[at]))
             elif not (are_finite or bool(part.confidence.isfinite().all())):
@@ -362,7 +369,8 @@ class Runner:
 def _constrained_rows(looks: Seq[Look], counts: Seq[int]) -> tuple[bool, ...] | None:
     if not any(look.regions for look in looks):
         return None
-    return tuple(bool(look.regions) for look, count in zip(looks, counts, strict=True) for _ in range(count))
+    inside = [frozenset(rows_of(look.regions)) for look in looks]
+    return tuple(row in rows for rows, count in zip(inside, counts, strict=True) for row in range(count))
 
 
 def _alternatives(sequence: Sequence, part: Candidates) -> Alternatives | None:

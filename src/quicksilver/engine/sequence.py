@@ -19,6 +19,7 @@ from quicksilver.decoding.events import Done, Event, FinishReason
 from quicksilver.decoding.ledger import Ledger, Marks, Places, commit_events
 from quicksilver.decoding.lengths import HoleLength
 from quicksilver.decoding.params import SamplingParams
+from quicksilver.decoding.policies import Policy
 from quicksilver.decoding.regions import Region
 from quicksilver.decoding.sampler import BlockProgress, Run
 from quicksilver.diffusion.spec import DiffusionSpec
@@ -62,18 +63,15 @@ class Look:
     regions: tuple[Region, ...] = ()
     """Where constraints decide; their rows are those of the open columns."""
 
-    def terms(self, params: SamplingParams, edit_margin: float, *, has_entropy: bool) -> Terms:
+    def terms(self, params: SamplingParams, policy: Policy | None) -> Terms:
         """How ``regions`` are decided."""
-        return Terms(
+        return Terms.of(
+            params,
             temperature=self.temperature,
             measured_at=self.measured_at,
-            seed=self.seed,
             step=self.step,
             positions=torch.tensor(self.positions),
-            top_k=params.top_k,
-            top_p=params.top_p,
-            has_entropy=has_entropy,
-            edit_margin=edit_margin,
+            policy=policy,
         )
 
 
@@ -225,9 +223,9 @@ class Sequence(ABC):
         return False
 
     @property
-    def edit_margin(self) -> float:
-        """See ``decoding.constrained``."""
-        return 0.0
+    def policy(self) -> Policy | None:
+        """What decides the open columns; None: each takes its candidate."""
+        return None
 
     @property
     def is_last(self) -> bool:
@@ -293,8 +291,8 @@ class WindowSequence(Sequence):
         return self.run.policy.reads_entropy
 
     @property
-    def edit_margin(self) -> float:
-        return self.run.edit_margin
+    def policy(self) -> Policy | None:
+        return self.run.policy
 
     @property
     def num_window(self) -> int:

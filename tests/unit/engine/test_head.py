@@ -31,7 +31,7 @@ def test_tiles_and_neighbours_change_nothing(monkeypatch):
     denoiser = random_denoiser(dtype=torch.float32)
     hidden = torch.randn(11, TINY.model_width, generator=torch.Generator().manual_seed(1))
     params = params_of(11, 3)
-    whole, watched, _ = choose(denoiser, hidden, params)
+    whole, watched, *_ = choose(denoiser, hidden, params)
     expected = select(
         denoiser.logits(hidden),
         is_forbidden=params.is_forbidden[params.rule],
@@ -46,7 +46,7 @@ def test_tiles_and_neighbours_change_nothing(monkeypatch):
             assert torch.isclose(watched[row, column], torch.softmax(allowed[row], dim=0)[token])
     for tile in (1, 4):
         monkeypatch.setattr(head, "TILE_ELEMENTS", tile * TINY.vocab_size)
-        tiled, tiled_watched, _ = choose(denoiser, hidden, params)
+        tiled, tiled_watched, *_ = choose(denoiser, hidden, params)
         torch.testing.assert_close(tiled_watched, watched)
         assert torch.equal(tiled.token_ids, whole.token_ids)
         torch.testing.assert_close(tiled.confidence, whole.confidence)
