@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from quicksilver.protocol.constraints import ConstraintFields
 from quicksilver.protocol.sampling import MaxTokens, NumChoices, SamplingFields
 from quicksilver.protocol.wire import DiffusionMeta, TraceStep, Usage, Wire
 
@@ -44,21 +45,6 @@ class Tool(Wire):
     function: Function
 
 
-class JsonSchema(Wire):
-    """A named schema."""
-
-    name: str
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
-    strict: bool | None = None
-
-
-class ResponseFormat(Wire):
-    """The form of the answer."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-
 class Prediction(Wire):
     """What the answer will probably be: decoding starts from it as a draft."""
 
@@ -66,7 +52,7 @@ class Prediction(Wire):
     content: Content
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(ConstraintFields, SamplingFields):
     """A conversation to continue."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -80,7 +66,6 @@ class ChatRequest(SamplingFields):
     tools: list[Tool] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
 
     @property
     def token_limit(self) -> int | None:

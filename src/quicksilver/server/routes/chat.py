@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from quicksilver.api import GenerateRequest
+from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.errors import UsageError
 from quicksilver.protocol.chat import ChatRequest, ChatResponse, Content, Message, text_of
 from quicksilver.server.errors import ApiError, as_api_error, unsupported
@@ -24,7 +25,7 @@ async def chat(body: ChatRequest, http: Request, service: ServiceOf) -> Response
     service.name(body.model)
     _check_supported(body)
     try:
-        requests, num_predicted = _requests(body, service)
+        requests, num_predicted = _requests(body, service, await service.constraints.of(body))
     except UsageError as error:
         raise as_api_error(error, fields=frozenset(body.model_fields_set)) from error
     shape = ChatShape(fields=body, tokenizer=service.model.tokenizer, has_logprobs=bool(body.logprobs))
@@ -44,17 +45,11 @@ def _check_supported(body: ChatRequest) -> None:
             "tool_choice" if wants_tool else "tools",
             "tool calls cannot be enforced yet: constrained decoding is not built; tool_choice may be auto or none",
         )
-    form = body.response_format
-    if form is not None and form.type == "json_schema" and form.json_schema is None:
-        raise ApiError(400, "response_format of type json_schema needs json_schema", param="response_format")
-    if form is not None and form.type != "text":
-        raise unsupported(
-            "response_format",
-            f"response_format {form.type} cannot be enforced yet: constrained decoding is not built",
-        )
 
 
-def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest], int]:
+def _requests(
+    body: ChatRequest, service: Service, constraint: TokenAutomaton | None
+) -> tuple[list[GenerateRequest], int]:
     if service.template is None:
         raise ApiError(
             400,
@@ -64,7 +59,7 @@ def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest
         )
     prompt = service.template.encode([_turn(message) for message in body.messages])
     draft = _content(body.prediction.content, "prediction") if body.prediction else None
-    options = decoding_options(body, service.model, num_alternatives=body.top_logprobs or 0)
+    options = decoding_options(body, service.model, num_alternatives=body.top_logprobs or 0, constraint=constraint)
     num_predicted = len(service.model.tokenizer.encode(draft)) if draft else 0
     return [
         GenerateRequest(
