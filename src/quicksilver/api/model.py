@@ -237,6 +237,14 @@ class Model:
         """
         return self._planner.plan(request, has_frames=has_frames)
 
+    def token_limit(self, request: GenerateRequest) -> int:
+        """Most tokens that a request may write, eos included.
+
+        Raises:
+            InputError: prompt and ``max_tokens`` do not fit the model's context.
+        """
+        return self._planner.token_limit(request)
+
     def engine_request(self, request: GenerateRequest | InfillRequest, *, has_frames: bool = False) -> EngineRequest:
         """A request as the engine takes it; several of them can share one batch (``engine.run``).
 

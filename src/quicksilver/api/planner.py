@@ -168,18 +168,24 @@ class Planner:
     def _num_canvas_sentinels(self) -> int:
         return 0 if self.spec.special.canvas is None else 1
 
-    def _generation_params(self, request: GenerateRequest, params: SamplingParams) -> SamplingParams:
-        used, constraint = len(self._prompt(request)), self._compiled(request.options.constraint)
+    def token_limit(self, request: GenerateRequest) -> int:
+        """See ``Model.token_limit``."""
+        if request.draft is not None:
+            return min(len(self.tokenizer.encode(request.draft)), request.max_tokens or self.max_length)
+        used = len(self._prompt(request))
         # Without blocks, a response takes no more room than its tokens.
         block_length = 1 if self.spec.continues_in_place else self.block_length(request.options.block_length)
         if request.max_tokens is None:
             self.require_room(used + block_length, "the prompt and one block")
-            room = (self.max_length - used) // block_length * block_length
-            return replace(params, max_tokens=min(DEFAULT_MAX_TOKENS, room), constraint=constraint)
+            return min(DEFAULT_MAX_TOKENS, (self.max_length - used) // block_length * block_length)
         self.require_room(
             used + _whole_blocks(request.max_tokens, block_length), "the prompt with max_tokens in whole blocks"
         )
-        return replace(params, max_tokens=request.max_tokens, constraint=constraint)
+        return request.max_tokens
+
+    def _generation_params(self, request: GenerateRequest, params: SamplingParams) -> SamplingParams:
+        constraint = self._compiled(request.options.constraint)
+        return replace(params, max_tokens=self.token_limit(request), constraint=constraint)
 
     def _template(self, request: InfillRequest) -> list[Segment]:
         """Visible text and holes, cropped so that the canvas stays within the context whatever the holes grow to."""

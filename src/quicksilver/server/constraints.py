@@ -36,7 +36,7 @@ class Constraints:
         Raises:
             ApiError: they contradict each other, or what they ask cannot be had; ``param`` names the field.
         """
-        found = _constraint(fields)
+        found = constraint_of(fields)
         return None if found is None else await self.compiled(found[1], param=found[0])
 
     async def compiled(self, constraint: Constraint, *, param: str) -> TokenAutomaton:
@@ -80,8 +80,8 @@ class Constraints:
             self._metrics.compiling.observe(time.monotonic() - started)
 
 
-def _constraint(fields: ConstraintFields) -> tuple[str, Constraint] | None:
-    """The constraint and the field that asks for it."""
+def constraint_of(fields: ConstraintFields) -> tuple[str, Constraint] | None:
+    """The field that asks for a constraint, and the constraint; raises ApiError if there are two."""
     found: list[tuple[str, Constraint]] = []
     if fields.response_format is not None and fields.response_format.type != "text":
         found.append(("response_format", _of_format(fields.response_format)))

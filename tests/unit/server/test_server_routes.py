@@ -287,7 +287,7 @@ def test_infill_names_alternatives(client):
             {"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"},
             400,
             "tool_choice",
-            "constrained",
+            "tools",
         ),
         (
             "/v1/chat/completions",

@@ -94,7 +94,7 @@ def _model(service: Service, name: str, prices: ModelPricing) -> ModelObject:
         max_output_length=served.max_length,
         pricing=prices,
         supported_sampling_parameters=list(_PARAMETERS),
-        supported_features=["json_mode", "structured_outputs"],
+        supported_features=["json_mode", "structured_outputs", "tools"],
         supported_endpoints=endpoints,
     )
 
