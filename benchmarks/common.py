@@ -28,6 +28,7 @@ from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import QuicksilverError, UsageError
 from quicksilver.evaluation.bootstrap import Interval
 from quicksilver.evaluation.subjects.engine import EngineSubject
+from quicksilver.evaluation.suites.execution import Running
 from quicksilver.evaluation.suites.filling import FillSuite, InfillItem, Length
 from quicksilver.evaluation.suites.registry import Materials, find_suite
 from quicksilver.evaluation.tables import markdown_table as markdown_table  # for the scripts
@@ -111,8 +112,9 @@ class Subject:
     def asked(self, length: Length = Length.UNKNOWN) -> FillSuite:
         """The suite."""
         corpus = None if self.tokens is None else open_split(self.tokens)
-        made = find_suite(self.suite).build(Materials(corpus=corpus, count=self.items, seed=self.seed, length=length))
-        return cast(FillSuite, made)
+        running = Running.OFF if self.suite == Suite.HUMANEVAL else None  # judged by their text
+        materials = Materials(corpus=corpus, count=self.items, seed=self.seed, length=length, running=running)
+        return cast(FillSuite, find_suite(self.suite).build(materials))
 
     def holes(self) -> list[InfillItem]:
         """The items of the suite."""

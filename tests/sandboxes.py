@@ -34,6 +34,12 @@ def open_sandbox(mode: str, **limits) -> Iterator[Sandbox]:
         yield sandbox
 
 
+def closed_sandbox() -> Sandbox:
+    """For suites, which open it themselves."""
+    require(Level.BWRAP)
+    return Sandbox("fast", Limits(wall_s=120.0, cpu_s=60.0, memory_mb=2048))
+
+
 class Attack(NamedTuple):
     """A program that tries something, and what becomes of it. One that ``passed`` has seen its attempts fail."""
 

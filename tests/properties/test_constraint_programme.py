@@ -35,7 +35,9 @@ class Case:
         rng = random.Random(seed)
         self.rng = rng
         self.length = rng.randint(1, 4)
-        self.automaton = random_automaton(rng, VOCAB_SIZE, rng.randint(1, 5), eos_id=EOS, density=rng.choice((0.4, 0.8)))
+        self.automaton = random_automaton(
+            rng, VOCAB_SIZE, rng.randint(1, 5), eos_id=EOS, density=rng.choice((0.4, 0.8))
+        )
         never = frozenset({rng.randint(1, 5)}) if rng.random() < 0.3 else NOTHING
         has_end = rng.random() < 0.6
         try:
@@ -69,7 +71,10 @@ class Case:
         """Every text that fits, by the automaton's own ``step``."""
         found = {}
         for text in itertools.product(range(VOCAB_SIZE), repeat=self.length):
-            if any(token not in (there, NO_TOKEN) and there != NO_TOKEN for token, there in zip(text, self.fixed)):
+            if any(
+                token not in (there, NO_TOKEN) and there != NO_TOKEN
+                for token, there in zip(text, self.fixed, strict=True)
+            ):
                 continue
             if self.never & set(text):
                 continue
@@ -117,7 +122,7 @@ def test_evidence_and_posteriors_are_exact(seed, temperature):
     weights = {text: math.exp(score / temperature) for text, score in case.texts.items()}
     evidence = sum(weights.values())
     assert log_evidence(case.problem, totals) == pytest.approx(math.log(evidence), abs=1e-5)
-    for column, row in zip(case.open_columns, range(len(case.open_columns))):
+    for column in case.open_columns:
         for token in range(VOCAB_SIZE):
             expected = sum(weight for text, weight in weights.items() if text[column] == token) / evidence
             kind = case.trellis.class_of_token(token)

@@ -152,6 +152,7 @@ def command(
 
 def _suite(name: str, tokens: Path | None, data: Path | None, items: int, length: str, seed: int) -> "FillSuite":
     from quicksilver.cli.held_out import open_split
+    from quicksilver.evaluation.suites.execution import Running
     from quicksilver.evaluation.suites.filling import FillSuite, Length
     from quicksilver.evaluation.suites.registry import Kind, Materials, find_suite
 
@@ -166,6 +167,7 @@ def _suite(name: str, tokens: Path | None, data: Path | None, items: int, length
         count=items,
         seed=seed,
         length=Length(length),
+        running=Running.OFF if entry.is_run else None,  # what is run takes longer than what answers
     )
     made = entry.build(materials)
     if not isinstance(made, FillSuite):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from quicksilver.evaluation.subject import Editor, Subject
     from quicksilver.evaluation.subjects import Settings
     from quicksilver.evaluation.suite import Suite
+    from quicksilver.evaluation.suites.execution import Running
     from quicksilver.evaluation.suites.filling import Length
     from quicksilver.evaluation.suites.registry import Entry
 
@@ -30,7 +31,21 @@ EXAMPLES = """quicksilver eval list
 quicksilver eval humaneval-single-line --items 100
 quicksilver eval humaneval-single-line --length one-line --json runs/lines.json
 quicksilver eval fim-line --tokens data/corpus --model quicksilver-coder --model quicksilver-coder-ar
-quicksilver eval lm --tokens data/corpus --items 400 --samples 2 --json runs/bits.json"""
+quicksilver eval lm --tokens data/corpus --items 400 --samples 2 --json runs/bits.json
+quicksilver eval humaneval --samples 20 --temperature 0.8 --json runs/pass.json
+quicksilver eval humaneval-plus --data HumanEvalPlus.jsonl.gz
+quicksilver eval mbpp --validate"""
+
+
+_OF_VALIDATION = {"suite", "validate", "report", "data", "package", "items", "seed", "sandbox", "accept_unsafe"}
+"""Options that say something to --validate."""
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+    TextColumn("{task.fields[so_far]}"),
+)
 
 
 def command(
@@ -59,8 +74,34 @@ def command(
         Path | None, typer.Option(metavar="DIR", help="Folder that quicksilver corpus build wrote.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of the sets. [default: the repository's data/eval]")
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE",
+            help="Folder of the sets, or the suite's own file. [default: the repository's data/eval]",
+        ),
     ] = None,
+    package: Annotated[
+        Path | None,
+        typer.Option(metavar="WHEEL|DIR", help="Of fim-exec: networkx as pinned. [default: the installed one]"),
+    ] = None,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate",
+            help="Ask nobody: show that the references pass and that wrong answers do not, for all items or --items.",
+        ),
+    ] = False,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fast|strict|off",
+            help="Where answers run: in sandboxes that are used again, in one for each, or not at all, which leaves "
+            "figures of a hole's text. [default: fast]",
+        ),
+    ] = None,
+    accept_unsafe: Annotated[
+        bool, typer.Option("--accept-unsafe", help="Run answers even where this machine cannot confine them.")
+    ] = False,
     items: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Random items; of lm windows. [default: the suite's]")
     ] = None,
@@ -105,6 +146,8 @@ def command(
     if suite == "list":
         write_text(_list() + "\n", None)
         return
+    if validate:
+        _check_validation(context)
     decoding = {
         "policy": policy,
         "threshold": threshold,
@@ -125,7 +168,7 @@ def command(
         from quicksilver.evaluation.suites.registry import Kind, Materials, find_suite
 
         entry = find_suite(suite)
-        entry.check_decoding(given)
+        entry.check_decoding(given | ({} if layout is None else {"layout": layout}))
         is_read = entry.kind is Kind.LIKELIHOODS
         sampling = Sampling(num_samples=1 if is_read else samples or 1, seed=seed, temperature=temperature)
         made = entry.build(
@@ -138,8 +181,15 @@ def command(
                 context=max_length,
                 block_length=block_length,
                 num_draws=samples,
+                has_all=validate,
+                running=_running(sandbox),
+                accept_unsafe=accept_unsafe,
+                package=package,
             )
         )
+    if validate:
+        _validate(made, report, _command(context))
+        return
     settings = Settings(
         device=device,
         dtype=dtype,
@@ -160,13 +210,43 @@ def command(
     write_text(f"{made.name}, {len(made.items())} items\n\n{as_table(found)}\n", None)
 
 
+def _check_validation(context: typer.Context) -> None:
+    """Raise ConfigError if an option is given that says nothing where nobody is asked."""
+    said = options.said(context)
+    unread = sorted(set(said) - _OF_VALIDATION)
+    if unread:
+        raise ConfigError(f"--validate asks nobody, so {', '.join(unread)} would be ignored")
+
+
+def _validate(suite: "Suite[Any]", report: Path | None, command: str) -> None:
+    """Judge answers that are known to be right or wrong; exit status 1 if one is not judged so."""
+    from quicksilver.evaluation.validation import as_json, as_table, controls_of
+    from quicksilver.evaluation.validation import validate as validated
+
+    total = len(controls_of(suite))
+    with Progress(*_COLUMNS, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"{suite.name}, validation", total=total, so_far="")
+        tallies = validated(suite, lambda: bar.advance(task))
+    if report is not None:
+        write_text(json.dumps(as_json(suite, tallies, command), indent=2) + "\n", report)
+    write_text(f"{suite.name}, {len(suite.items())} items\n\n{as_table(tallies)}\n", None)
+    if any(tally.surprises for tally in tallies):
+        raise typer.Exit(1)
+
+
 def _list() -> str:
     """Every suite: what it asks, needs and measures."""
     from quicksilver.evaluation.suites.registry import ENTRIES, Kind
     from quicksilver.evaluation.tables import markdown_table
 
     def needs(entry: "Entry") -> str:
-        return "--tokens" if entry.needs_corpus else "" if entry.kind is not Kind.EDITS else "a server, its own"
+        parts = {
+            "--tokens": entry.needs_corpus,
+            "a server, its own": entry.kind is Kind.EDITS,
+            "a sandbox": entry.is_run,
+            "networkx": entry.has_package,
+        }
+        return ", ".join(part for part, is_needed in parts.items() if is_needed)
 
     rows = [(entry.name, entry.kind.value, needs(entry), entry.measures) for entry in ENTRIES]
     return markdown_table(("suite", "asks", "needs", "measures"), rows)
@@ -179,6 +259,15 @@ def _length(name: str) -> "Length":
         return Length(name)
     except ValueError as error:
         raise ConfigError(f"--length is one of {', '.join(Length)}, got {name!r}") from error
+
+
+def _running(name: str | None) -> "Running | None":
+    from quicksilver.evaluation.suites.execution import Running
+
+    try:
+        return None if name is None else Running(name)
+    except ValueError as error:
+        raise ConfigError(f"--sandbox is one of {', '.join(Running)}, got {name!r}") from error
 
 
 def _load(spec: str, settings: "Settings") -> "Subject":
@@ -194,10 +283,15 @@ def _editor(servers: ExitStack, spec: str, settings: "Settings") -> "Editor":
     from quicksilver.client import Client, RequestOptions
     from quicksilver.evaluation.subjects.editing import EditingSubject
     from quicksilver.evaluation.subjects.engine import EngineSubject
+    from quicksilver.evaluation.subjects.http import HttpSubject
 
     subject = _load(spec, settings)
-    url = servers.enter_context(served(subject.model)) if isinstance(subject, EngineSubject) else spec
-    client = servers.enter_context(Client(url))
+    if isinstance(subject, EngineSubject):
+        client = servers.enter_context(Client(servers.enter_context(served(subject.model))))
+    elif isinstance(subject, HttpSubject):
+        client = servers.enter_context(subject.client)
+    else:
+        raise ConfigError(f"{spec} has no routes that change code; name a server, or a model of our engine")
     return EditingSubject(subject=subject, client=client, options=RequestOptions(**settings.decoding))
 
 
@@ -218,15 +312,7 @@ def _ask(suite: "Suite[Any]", sides: "list[Side]", sampling: "Sampling") -> None
     from quicksilver.evaluation.running import compare
 
     items = suite.items()
-    text_column = TextColumn("{task.description}")
-    columns = (
-        text_column,
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[so_far]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*_COLUMNS, console=Console(stderr=True)) as bar:
         for side in sides:
             total = len(items) * sampling.num_samples
             task = bar.add_task(f"{suite.name}, {side.subject.name}", total=total, so_far="")

@@ -91,7 +91,9 @@ def _fitting_change(lattice: Lattice, token_ids: list[int], wanted: list[int], e
     growing = sorted(masks, key=lambda at: (wanted[at] <= 0, -at))
     most = min(len(masks), entry.changes_left, entry.cap - length)
     fewest = min(num_trailing, entry.changes_left)
-    for new in sorted(range(length - fewest, length + most + 1), key=lambda new: (abs(new - target), abs(new - length))):
+    for new in sorted(
+        range(length - fewest, length + most + 1), key=lambda new: (abs(new - target), abs(new - length))
+    ):
         change = [0] * length
         if new < length:
             change[new:] = [-1] * (length - new)
@@ -103,9 +105,7 @@ def _fitting_change(lattice: Lattice, token_ids: list[int], wanted: list[int], e
     return [0] * length
 
 
-def unfit_drafts(
-    canvas: Canvas, is_weak: Bool[Tensor, " L"], lattices: Sequence[Lattice | None]
-) -> Bool[Tensor, " L"]:
+def unfit_drafts(canvas: Canvas, is_weak: Bool[Tensor, " L"], lattices: Sequence[Lattice | None]) -> Bool[Tensor, " L"]:
     """``is_weak`` and those drafts besides that must go so that every hole has a text around what stays.
 
     The least confident go first, equals by position.
@@ -115,9 +115,7 @@ def unfit_drafts(
         here = (canvas.hole == number).nonzero()[:, 0].tolist()
         if lattice is None:
             continue
-        standing = [
-            NO_TOKEN if is_weak[at] or canvas.is_masked[at] else int(canvas.token_ids[at]) for at in here
-        ]
+        standing = [NO_TOKEN if is_weak[at] or canvas.is_masked[at] else int(canvas.token_ids[at]) for at in here]
         order = sorted(range(len(here)), key=lambda at: float(canvas.confidence[here[at]]))
         drafts = [at for at in order if canvas.state[here[at]] == State.DRAFT and standing[at] != NO_TOKEN]
         while drafts and not lattice.has_text(standing):

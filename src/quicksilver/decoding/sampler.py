@@ -261,18 +261,7 @@ class ReferenceRun(Run):
         block.step += 1
         block.num_post_steps += not has_masks
         block.previous_argmax = seen.argmax_ids
-        spread = [_spread(mask[0], window, len(canvas)) for mask in (decision.commit, decision.edit, decision.remask)]
-        token_ids = decision.written(found.token_ids[None], found.argmax_ids[None])[0]
-        confidence = decision.written(found.confidence[None], found.argmax_confidence[None])[0]
-        return Step(
-            token_ids=canvas.token_ids.scatter(0, index, token_ids),
-            confidence=canvas.confidence.scatter(0, index, confidence),
-            commit=spread[0],
-            edit=spread[1],
-            remask=spread[2],
-            is_settled=bool(decision.is_settled[0]),
-            alternatives=None if found.alternatives is None else found.alternatives.spread(index, len(canvas)),
-        )
+        return _step_of(canvas, found, decision, index, window)
 
     def _decision(self, seen: Window, step: int, *, is_forced: bool) -> Decision:
         decision = decide(hold_ends(seen, self.spec.special.eos), [self.policy])
@@ -395,6 +384,22 @@ def select_rows(
         num_alternatives=params.num_alternatives,
     )
     return found.to(torch.device("cpu"))
+
+
+def _step_of(canvas: Canvas, found: Candidates, decision: Decision, index: Tensor, window: slice) -> Step:
+    """A decision about the columns of a window, on the whole canvas."""
+    spread = [_spread(mask[0], window, len(canvas)) for mask in (decision.commit, decision.edit, decision.remask)]
+    token_ids = decision.written(found.token_ids[None], found.argmax_ids[None])[0]
+    confidence = decision.written(found.confidence[None], found.argmax_confidence[None])[0]
+    return Step(
+        token_ids=canvas.token_ids.scatter(0, index, token_ids),
+        confidence=canvas.confidence.scatter(0, index, confidence),
+        commit=spread[0],
+        edit=spread[1],
+        remask=spread[2],
+        is_settled=bool(decision.is_settled[0]),
+        alternatives=None if found.alternatives is None else found.alternatives.spread(index, len(canvas)),
+    )
 
 
 def _spread(values: Tensor, window: slice, length: int) -> Tensor:

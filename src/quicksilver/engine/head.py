@@ -108,8 +108,8 @@ class Chosen(NamedTuple):
     predicted: Float[Tensor, "N D"] | None = None
     """Mean embeddings of what is predicted, where the denoiser sees them at its next step."""
     logits: Float[Tensor, "M V"] | None = None
-    """Of the constrained rows, bias and penalties made. Their candidates do not know of the constraint, and mean nothing
-    where no alternatives are asked for."""
+    """Of the constrained rows, bias and penalties made. Their candidates do not know of the constraint, and mean
+    nothing where no alternatives are asked for."""
 
 
 def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, least_rows: int = 1) -> Chosen:

@@ -33,7 +33,8 @@ class SpeculativeSequence(TokenSequence):
             raise ConfigError("speculation needs the policy self_speculative")
         if self.params.constraint is not None:
             raise ConfigError(
-                "policy self_speculative guesses tokens without a constraint; choose another policy, or leave constraint out"
+                "policy self_speculative guesses tokens without a constraint; choose another policy, or leave "
+                "constraint out"
             )
         can_draft = spec.objective is Objective.MASK and Layout.BLOCK_CAUSAL in spec.layouts
         if not (can_draft and spec.has_causal_context):

@@ -4,6 +4,7 @@ Every figure is a ratio of two sums over items: a mean has as many items as its 
 averaged, or summed in ratios, before: intervals are over items.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,10 +16,12 @@ from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import Interval, bootstrap_difference, bootstrap_ratio
 from quicksilver.evaluation.results import ResultLog
 from quicksilver.evaluation.subject import Answer, Subject
-from quicksilver.evaluation.suite import Item, Mark, Suite
+from quicksilver.evaluation.suite import PASS, Item, Mark, Suite
 
 JUDGED_TOGETHER = 16
 """Answers that are judged at once: what an interruption can lose."""
+PASS_AT = (2, 5, 10, 20, 50, 100, 200)
+"""k of the pass@k that are reported, as far as there are samples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,13 +207,34 @@ def _sums(records: Sequence[Record]) -> _Sums:
     return found | _costs(records)
 
 
+def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
+    """Probability that of ``k`` of the samples at least one passes: the unbiased estimate of Chen et al. 2021.
+
+    arXiv:2107.03374, equation 1. ``k`` is at most ``num_samples``.
+    """
+    return 1.0 - math.comb(num_samples - num_passed, k) / math.comb(num_samples, k)
+
+
 def _marked(records: Sequence[Record]) -> _Sums:
     means = _collected(records, lambda each: each.mark.values)
     ratios = _collected(records, lambda each: each.mark.ratios)
+    return (
+        {
+            name: {item: (float(np.mean(values)), 1.0) for item, values in by_item.items()}
+            for name, by_item in means.items()
+        }
+        | _several_passes(means.get(PASS, {}))
+        | {name: {item: _summed(pairs) for item, pairs in by_item.items()} for name, by_item in ratios.items()}
+    )
+
+
+def _several_passes(by_item: Mapping[str, Sequence[float]]) -> _Sums:
+    fewest = min(map(len, by_item.values()), default=0)
     return {
-        name: {item: (float(np.mean(values)), 1.0) for item, values in by_item.items()}
-        for name, by_item in means.items()
-    } | {name: {item: _summed(pairs) for item, pairs in by_item.items()} for name, by_item in ratios.items()}
+        f"pass@{k}": {item: (pass_at_k(len(values), round(sum(values)), k), 1.0) for item, values in by_item.items()}
+        for k in PASS_AT
+        if k <= fewest
+    }
 
 
 def _collected(records: Sequence[Record], read: Callable[[Record], Mapping]) -> dict[str, dict[str, list]]:

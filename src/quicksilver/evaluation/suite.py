@@ -22,6 +22,9 @@ class Item(Protocol):
 
 
 ItemT = TypeVar("ItemT", bound=Item)
+AskedT = TypeVar("AskedT", bound=Item, contravariant=True)
+PASS = "pass@1"
+"""The figure of answers that are run: 1 and 0. With several samples an item, pass@k follows from it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +69,24 @@ class Suite(Protocol[ItemT]):
 
     def judge(self, answered: Iterable[tuple[ItemT, Answer]]) -> Iterator[Mark]:
         """A mark for each, in order and as soon as it is known; may work on several at once."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Control:
+    """An answer whose mark is known before."""
+
+    text: str
+    passes: bool | None
+    """None: counted only, since some items rightly pass."""
+
+
+@runtime_checkable
+class Controlled(Protocol[AskedT]):
+    """A suite whose verdicts can be checked without a model."""
+
+    def controls(self, item: AskedT) -> Mapping[str, Control]:
+        """By name: the reference, which must pass, and answers that must not."""
         ...
 
 

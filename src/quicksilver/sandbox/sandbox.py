@@ -56,7 +56,7 @@ class Sandbox:
         if not (self._level.is_safe or accept_unsafe):
             raise SandboxError(
                 f"the strongest sandbox that works here is {self._level.value!r}, not safe enough for untrusted code; "
-                f"what stronger ones lack: {reasons}. To run it all the same, pass accept_unsafe=True"
+                f"what stronger ones lack: {reasons}. To run it all the same, pass accept_unsafe=True (--accept-unsafe)"
             )
         self._lock = threading.Lock()
         self._idle: list[Guest] = []

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from quicksilver.api import load
 from quicksilver.checkpoints.folder import TOKENIZER_FILE
+from quicksilver.cli.serving import served
 from quicksilver.evaluation.suites.registry import SUITES, Kind
+from quicksilver.sandbox.cages import Level
 from quicksilver.training.corpus.token_file import write_token_file
+from tests.sandboxes import require
 from tests.tiny_checkpoints import SOURCE, save_tiny_checkpoint, tiny_tokenizer
 
 EDITABLE = '''"""Words."""
@@ -59,7 +63,8 @@ def test_the_list_shows_every_suite(quicksilver):
 
 def test_a_report_says_everything_and_a_run_goes_on(quicksilver, folder, tmp_path):
     out = tmp_path / "new" / "report.json"
-    arguments = ("humaneval-single-line", "--model", folder, "--items", "3", "--length", "given", "--json", str(out))
+    about = ("--items", "3", "--length", "given", "--sandbox", "off")
+    arguments = ("humaneval-single-line", "--model", folder, *about, "--json", str(out))
     outcome = quicksilver("eval", *arguments)
     assert outcome.status == 0
     assert "| exact_match " in outcome.out
@@ -67,7 +72,7 @@ def test_a_report_says_everything_and_a_run_goes_on(quicksilver, folder, tmp_pat
     wanted = {"suite", "subject", "items", "seed", "temperature", "samples", "command", "environment", "sandbox"}
     assert set(report) == wanted | {"about", "figures"}
     assert (report["suite"], report["items"], report["seed"], report["samples"]) == ("humaneval-single-line", 3, 0, 1)
-    assert (report["temperature"], report["sandbox"]) == (0, None)
+    assert (report["temperature"], report["sandbox"]) == (0, None)  # nothing was run
     assert report["command"].startswith("quicksilver eval humaneval-single-line --model ")
     assert len(report["subject"]["weights_sha256"]) == 64
     assert report["about"]["length"] == "given"
@@ -78,6 +83,42 @@ def test_a_report_says_everything_and_a_run_goes_on(quicksilver, folder, tmp_pat
     assert len(before.splitlines()) == 4
     again = quicksilver("eval", *arguments)
     assert (again.status, again.out, log.read_text()) == (0, outcome.out, before)
+
+
+@pytest.mark.parametrize("suite", ["humaneval-single-line", "humaneval", "quixbugs", "quixbugs-located"])
+def test_answers_are_run_and_the_report_names_the_sandbox(quicksilver, folder, tmp_path, suite):
+    require(Level.BWRAP)
+    out = tmp_path / "report.json"
+    options = ("--items", "2", "--sandbox", "strict", "--max-nfe", "8", "--json", str(out))
+    outcome = quicksilver("eval", suite, "--model", folder, *options)
+    assert outcome.status == 0, outcome.err
+    assert outcome.out.splitlines()[4].startswith("| pass@1 ")
+    report = json.loads(out.read_text())
+    assert (report["sandbox"], report["about"]["sandbox_mode"]) == (Level.BWRAP.value, "strict")
+    assert report["figures"]["pass@1"]["value"] == 0
+
+
+def test_a_validation_asks_nobody(quicksilver, tmp_path):
+    require(Level.BWRAP)
+    out = tmp_path / "report.json"
+    outcome = quicksilver("eval", "humaneval", "--validate", "--items", "3", "--json", str(out))
+    assert outcome.status == 0, outcome.err
+    assert [row.split("|")[1].strip() for row in outcome.out.splitlines()[4:]] == [
+        "reference", "empty body", "pass", "raise",
+    ]  # fmt: skip
+    controls = json.loads(out.read_text())["controls"]
+    assert [(each["num_items"], each["num_passed"]) for each in controls] == [(3, 3), (3, 0), (3, 0), (3, 0)]
+
+
+def test_a_validation_that_fails_says_where_and_ends_with_1(quicksilver, tmp_path):
+    require(Level.BWRAP)
+    row = {"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "    return 2\n", "entry_point": "f"}
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(json.dumps(row | {"test": "def check(f):\n    assert f() in (1, None)\n"}))
+    outcome = quicksilver("eval", "humaneval", "--validate", "--data", str(path))
+    assert outcome.status == 1
+    assert "HumanEval/0, reference: failed: AssertionError" in outcome.out
+    assert "HumanEval/0, pass: passed" in outcome.out
 
 
 def test_two_models_are_compared_on_the_same_lines(quicksilver, folder, ar_folder, tokens, tmp_path):
@@ -144,6 +185,15 @@ def test_edits_are_asked_of_a_server_that_ends_with_the_command(
         assert figures["untouched_kept"]["value"] == 1  # the merge is the structure's, whatever the model
 
 
+def test_a_server_that_is_there_already_is_asked(quicksilver, folder, tokens):
+    with served(load(folder, device="cpu")) as url:
+        arguments = ("apply", "--tokens", tokens, "--items", "1")
+        outcome = quicksilver("eval", *arguments, "--server", url)
+    assert outcome.status == 0, outcome.err
+    assert url in outcome.out
+    assert "| ast_equal " in outcome.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -153,22 +203,33 @@ def test_edits_are_asked_of_a_server_that_ends_with_the_command(
         (("humaneval-single-line", "--items", "2000"), ("1..1033",)),
         (("humaneval-single-line", "--length", "long"), ("--length", "long")),
         (("humaneval-single-line", "--samples", "2"), ("temperature 0",)),
-        (("humaneval-single-line", "--policy", "hope"), ("hope",)),
-        (("humaneval-single-line", "--layout", "middle"), ("middle",)),
-        (("humaneval-single-line", "--context", "0"), ("max_length", "0")),
+        (("humaneval-single-line", "--sandbox", "off", "--policy", "hope"), ("hope",)),
+        (("humaneval-single-line", "--sandbox", "off", "--layout", "middle"), ("middle",)),
+        (("humaneval-single-line", "--sandbox", "off", "--context", "0"), ("max_length", "0")),
         (("fim-block", "--length", "one-line", "--tokens", "{tokens}", "--items", "1"), ("no single lines",)),
         (("lm", "--tokens", "{tokens}", "--length", "given"), ("lm", "length")),
         (("lm", "--tokens", "{tokens}", "--policy", "remdm"), ("policy", "ignored")),
         (("apply", "--tokens", "{tokens}", "--threshold", "0.5"), ("threshold", "ignored")),
         (("next-edit", "--tokens", "{tokens}"), ("places for", "200")),
         (("next-edit",), ("--tokens",)),
+        (("json", "--layout", "psm"), ("layout", "json")),
         (("sudoku", "--items", "501"), ("1..500",)),
+        (("fim-line", "--tokens", "{tokens}", "--data", "x"), ("reads no set", "x")),
+        (("fim-line", "--tokens", "{tokens}", "--sandbox", "fast"), ("runs nothing",)),
+        (("fim-line", "--tokens", "{tokens}", "--accept-unsafe"), ("runs nothing",)),
+        (("humaneval", "--package", "x"), ("needs no package", "x")),
+        (("humaneval", "--sandbox", "off"), ("not run",)),
+        (("humaneval", "--sandbox", "none"), ("--sandbox", "none")),
+        (("humaneval", "--length", "given"), ("told of holes", "humaneval has none")),
+        (("humaneval-plus",), ("github.com/evalplus", "HumanEvalPlus.jsonl.gz", "--data")),
+        (("humaneval", "--validate", "--model", "m", "--threshold", "0.5"), ("model, threshold", "ignored")),
+        (("sudoku", "--validate"), ("known to be right",)),
         (("lm", "--tokens", "{tokens}", "--model", "nowhere"), ("nowhere",)),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(quicksilver, folder, tokens, arguments, words):
     given = [argument.replace("{tokens}", tokens) for argument in arguments]
-    models = () if "--model" in given else ("--model", folder)
+    models = () if {"--model", "--validate"} & set(given) else ("--model", folder)
     outcome = quicksilver("eval", *given, *models)
     assert (outcome.status, outcome.out) == (2, "")
     assert all(word in outcome.err for word in words), outcome.err

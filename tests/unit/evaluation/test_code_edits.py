@@ -1,4 +1,5 @@
 import ast
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,10 @@ def test_a_rename_is_that_of_the_tree():
 
 
 def test_renames_of_real_code_are_those_of_the_tree():
-    source = Path(ast.__file__).read_text(encoding="utf-8")
+    source = Path(textwrap.__file__).read_text(encoding="utf-8")
     old = source.split("\n")
     found = list(renames(source))
-    assert len(found) > 50
+    assert len(found) > 10
     for name, change in found:
         lines, first = apply_insertions(old, renamed(change, "fresh").insertions), change.insertions[0]
         if old[first.line][: first.column] == "def ":
@@ -171,7 +172,7 @@ def test_apply_judges_the_wanted_right_and_the_empty_wrong(corpus):
     names = ("ast_equal", "exact_match", "untouched_kept", "parse_rate")
     assert [right[name].low for name in names] == [1] * 4
     empty = figures(run(suite, FakeSubject(lambda texts: ""), suite.items()))
-    assert [empty[name].high for name in names[:3]] == [0] * 3
+    assert [empty[name].high for name in names] == [0] * 4
     old = figures(run(suite, FakeSubject(lambda texts: parse_apply(texts[0]).original), suite.items()))
     assert (old["ast_equal"].high, old["untouched_kept"].low) == (0, 1)
     commented = figures(run(suite, FakeSubject(lambda t: wanted[parse_apply(t[0]).snippet] + "# x\n"), suite.items()))

@@ -5,8 +5,7 @@ import pytest
 
 from quicksilver.client import Client, RefusedError, RequestOptions
 from quicksilver.coding.next_edit import fenced
-from quicksilver.errors import InputError
-from quicksilver.evaluation.subject import REFUSED, Ask, Editor
+from quicksilver.evaluation.subject import MALFORMED, REFUSED, Ask, Editor
 from quicksilver.evaluation.subjects.editing import EditingSubject
 from tests.fake_subjects import FakeSubject
 
@@ -42,8 +41,8 @@ def test_an_edit_is_the_fenced_region_and_is_asked_for_with_the_options():
     assert (answer.texts, answer.num_tokens, answer.nfe, answer.finish_reason) == (("x = 1\n",), 7, 3, "stop")
     message = {"role": "user", "content": "prompt"}
     assert asked == [{"messages": [message], "seed": 3, "temperature": 0.25, "threshold": 0.5}]
-    with pytest.raises(InputError, match="fenced"):
-        subject_of(200, said("x = 1")).edit("prompt", Ask(seed=0))
+    answer = subject_of(200, said("x = 1")).edit("prompt", Ask(seed=0))
+    assert (answer.texts, answer.num_tokens, answer.finish_reason) == (("",), 7, MALFORMED)
 
 
 def test_a_merge_in_doubt_is_a_refusal_and_other_failures_are_errors():

@@ -1,4 +1,5 @@
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ from quicksilver.errors import ConfigError
 from quicksilver.evaluation.bootstrap import bootstrap_difference, bootstrap_mean, bootstrap_ratio
 from quicksilver.evaluation.report import as_json, as_table, columns
 from quicksilver.evaluation.results import ResultLog
-from quicksilver.evaluation.running import Record, Sampling, Side, compare, figures, paired, run
+from quicksilver.evaluation.running import Record, Sampling, Side, compare, figures, paired, pass_at_k, run
 from quicksilver.evaluation.subject import Answer
-from quicksilver.evaluation.suite import Mark
+from quicksilver.evaluation.suite import PASS, Mark
 from quicksilver.evaluation.suites.filling import FillSuite, InfillItem
 from tests.fake_subjects import FakeSubject
 
@@ -50,6 +51,29 @@ def test_figures_are_of_sums_and_samples_of_an_item_count_once():
     assert found["tokens_per_s"].value == pytest.approx(17 / 1.5)
     assert found["nfe"].value == pytest.approx(3.5)
     assert found["good"] == bootstrap_mean(np.array([0.5, 1.0]))
+
+
+@pytest.mark.parametrize(("num_samples", "num_passed"), [(4, 0), (4, 1), (5, 3), (5, 5)])
+def test_pass_at_k_is_the_share_of_all_draws_with_one_that_passes(num_samples, num_passed):
+    outcomes = [True] * num_passed + [False] * (num_samples - num_passed)
+    for k in range(1, num_samples + 1):
+        draws = [any(draw) for draw in combinations(outcomes, k)]
+        assert pass_at_k(num_samples, num_passed, k) == pytest.approx(sum(draws) / len(draws))
+
+
+def test_with_several_samples_pass_at_k_is_a_figure_too():
+    passed = {"1": (1.0, 0.0, 0.0), "2": (0.0, 0.0, 0.0), "3": (1.0, 1.0, 0.0)}
+    records = [
+        record(item, Mark(values={PASS: value}, labels={"kind": "a" if item == "1" else "b"}), sample=sample)
+        for item, values in passed.items()
+        for sample, value in enumerate(values)
+    ]
+    found = figures(records)
+    assert found[PASS].value == pytest.approx(1 / 3)
+    assert found["pass@2"].value == pytest.approx((2 / 3 + 0 + 1) / 3)
+    assert found["pass@2/kind=a"].value == pytest.approx(2 / 3)
+    assert "pass@5" not in found
+    assert paired(records, records)["pass@2"].value == 0
 
 
 def test_what_nobody_counted_is_no_figure():

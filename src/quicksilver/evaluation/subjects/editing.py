@@ -7,15 +7,21 @@ from dataclasses import dataclass, replace
 from quicksilver.client import Client, RefusedError, Reply, RequestOptions
 from quicksilver.client.options import NO_OPTIONS
 from quicksilver.coding.next_edit import unfenced
-from quicksilver.evaluation.subject import REFUSED, Answer, Ask, Subject
+from quicksilver.errors import InputError
+from quicksilver.evaluation.subject import MALFORMED, REFUSED, TOO_LONG, Answer, Ask, Subject, unanswered
 
+_TOO_LONG = "context_length_exceeded"
+"""Code of OpenAI's API."""
 _NO_MERGE = 422
 """Status of a snippet that does not say for certain what becomes of the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EditingSubject:
-    """An ``Editor``: what ``subject`` is, asked for edits by ``client``."""
+    """An ``Editor``: what ``subject`` is, asked for edits by ``client``.
+
+    Where the server runs the subject's own model, its engine is the server's: then only edits may be asked.
+    """
 
     subject: Subject
     client: Client
@@ -40,8 +46,17 @@ class EditingSubject:
 
     def edit(self, prompt: str, ask: Ask) -> Answer:
         start = time.perf_counter()
-        reply = self.client.edit(prompt, options=replace(self.options, seed=ask.seed, temperature=ask.temperature))
-        return _answer(reply, unfenced(reply.text), time.perf_counter() - start)
+        try:
+            reply = self.client.edit(prompt, options=replace(self.options, seed=ask.seed, temperature=ask.temperature))
+        except RefusedError as error:
+            if error.code != _TOO_LONG:
+                raise
+            return unanswered(TOO_LONG, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        try:
+            return _answer(reply, unfenced(reply.text), seconds)
+        except InputError:
+            return replace(_answer(reply, "", seconds), finish_reason=MALFORMED)
 
     def apply(self, prompt: str, ask: Ask) -> Answer:
         """The route merges by structure, so seed and temperature say nothing to it."""
@@ -51,8 +66,7 @@ class EditingSubject:
         except RefusedError as error:
             if error.status != _NO_MERGE:
                 raise
-            seconds = time.perf_counter() - start
-            return Answer(texts=("",), num_tokens=0, nfe=0, seconds=seconds, finish_reason=REFUSED)
+            return unanswered(REFUSED, time.perf_counter() - start)
         return _answer(reply, reply.text, time.perf_counter() - start)
 
 

@@ -10,7 +10,8 @@ from quicksilver.checkpoints.folder import model_hash
 from quicksilver.checkpoints.loading import Progress
 from quicksilver.decoding import Policy
 from quicksilver.diffusion.spec import DiffusionSpec
-from quicksilver.evaluation.subject import Answer, Ask
+from quicksilver.errors import ContextLengthError
+from quicksilver.evaluation.subject import TOO_LONG, Answer, Ask, unanswered
 from quicksilver.evaluation.subjects.settings import Settings
 
 
@@ -66,7 +67,15 @@ class EngineSubject:
 
     def complete(self, prompt: str, ask: Ask) -> Answer:
         request = GenerateRequest(prompt=prompt, max_tokens=ask.max_tokens, options=self._options(ask))
-        return answer_of(self.model.run(request))
+        try:
+            return answer_of(self.model.run(request))
+        except ContextLengthError:
+            pass
+        try:
+            # As much as the context leaves, which is less than was asked for.
+            return answer_of(self.model.run(replace(request, max_tokens=None)))
+        except ContextLengthError:
+            return unanswered(TOO_LONG)
 
     def _options(self, ask: Ask) -> DecodingOptions:
         return replace(self.options, seed=ask.seed, temperature=ask.temperature, stop=ask.stop)

@@ -36,6 +36,8 @@ class InfillItem:
     suffix: str
     kind: str = "code"
     """Figures are also given by kind."""
+    max_tokens: int | None = None
+    """Most tokens of its answer, where its length is unknown; None: the suite's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +80,7 @@ class FillSuite:
             raise ConfigError(f"{subject.name} does not count tokens, so it cannot be told a hole's length")
         ask = Ask(
             seed=seed,
-            max_tokens=self.max_tokens,
+            max_tokens=item.max_tokens or self.max_tokens,
             temperature=temperature,
             stop=(LINE_END,) if is_one_line else (),
             hole_length=reference_tokens if self.length is Length.GIVEN else None,

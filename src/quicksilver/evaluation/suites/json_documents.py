@@ -1,4 +1,4 @@
-"""JSON under a schema: small schemas of our own, with a document that is valid under each.
+"""JSON under a schema: small schemas of our own, with a document that is valid under each. An example shows the form.
 
 * ``valid_rate``: the answer begins with a document that is valid under the schema.
 * ``parse_rate``: it begins with JSON at all.
@@ -21,6 +21,12 @@ MOST_SCHEMA_CHARS = 600
 MAX_TOKENS = 128
 DEEPEST = 2
 """Objects within the document; the document is the first."""
+_HEAD = """Write a JSON document that is valid under the schema.
+
+schema: {"type": "object", "properties": {"x": {"type": "integer", "minimum": 3}}, "required": ["x"]}
+document: {"x": 5}
+
+"""
 _NAMES = (
     "name", "title", "count", "price", "active", "tags", "owner", "address", "city", "score", "id", "items", "email",
     "status", "size", "color", "year", "author", "unit", "note", "level", "kind", "width", "height", "total",
@@ -41,7 +47,7 @@ def json_suite(*, count: int | None, seed: int) -> PromptSuite:
         prompts=tuple(make_item(seed, number) for number in range(count or DEFAULT_COUNT)),
         rule=judge_json,
         max_tokens=MAX_TOKENS,
-        stop=("\n\n",),
+        stop=("\n\n", "\nschema:"),
         source={"items_seed": seed},
     )
 
@@ -52,8 +58,8 @@ def make_item(seed: int, number: int) -> PromptItem:
     schema, document = _object(rng, 1)
     while len(json.dumps(schema)) > MOST_SCHEMA_CHARS:
         schema, document = _object(rng, 1)
-    prompt = f"# JSON schema\n{json.dumps(schema)}\n\n# A JSON document that is valid under the schema\n"
-    return PromptItem(item_id=str(number), prompt=prompt, reference=json.dumps(document), given=schema)
+    prompt = f"{_HEAD}schema: {json.dumps(schema)}\ndocument:"
+    return PromptItem(item_id=str(number), prompt=prompt, reference=f" {json.dumps(document)}", given=schema)
 
 
 def judge_json(item: PromptItem, text: str) -> Mark:

@@ -11,12 +11,14 @@ from quicksilver.evaluation.data import find_data
 from quicksilver.evaluation.documents import Corpus
 from quicksilver.evaluation.likelihood import LikelihoodConfig
 from quicksilver.evaluation.suite import Suite
-from quicksilver.evaluation.suites import fim, humaneval, puzzles
+from quicksilver.evaluation.suites import completion, fim, fim_exec, humaneval, puzzles, repair
 from quicksilver.evaluation.suites.apply import applications
+from quicksilver.evaluation.suites.execution import SHORT, Running, make_sandbox
 from quicksilver.evaluation.suites.filling import Length
 from quicksilver.evaluation.suites.json_documents import json_suite
 from quicksilver.evaluation.suites.lm import DEFAULT_CONTEXT, LikelihoodSuite
 from quicksilver.evaluation.suites.next_edit import next_edits
+from quicksilver.sandbox import Limits, Sandbox
 
 
 class Kind(StrEnum):
@@ -35,10 +37,12 @@ class Materials:
     """What suites are made of."""
 
     data: Path | None = None
-    """Folder of all sets; None: the repository's."""
+    """Folder of all sets, or the suite's file; None: the repository's."""
     corpus: Corpus | None = None
     count: int | None = None
     """Items; None: as many as the suite has, or its own default."""
+    has_all: bool = False
+    """Instead of the suite's own default, all."""
     seed: int = 0
     """Of which items."""
     length: Length = Length.UNKNOWN
@@ -49,6 +53,20 @@ class Materials:
     """Of that reading."""
     num_draws: int | None = None
     """Random masks per window, for the bound."""
+    running: Running | None = None
+    """Where answers run; None: in a fast sandbox."""
+    accept_unsafe: bool = False
+    """Whether they may run in one that is not safe."""
+    package: Path | None = None
+    """Wheel or folder of the package whose own tests judge; None: the installed one."""
+
+    def count_or(self, default: int | None) -> int | None:
+        """How many items of a suite that has such a default."""
+        return self.count or (None if self.has_all else default)
+
+    def sandbox(self, limits: Limits) -> Sandbox:
+        """Where answers run; raises SandboxError if there is no safe one, and ConfigError if nothing is to be run."""
+        return make_sandbox(self.running or Running.FAST, limits, accept_unsafe=self.accept_unsafe)
 
     def require_corpus(self) -> Corpus:
         """The corpus; raises ConfigError if there is none."""
@@ -73,6 +91,10 @@ class Entry:
     """The set that others made, as a path below the folder of all sets."""
     is_decoded: bool = True
     """Whether options of decoding say anything to it."""
+    is_run: bool = False
+    """Whether answers are run."""
+    has_package: bool = False
+    """Whether the tests of an installed package judge."""
 
     def build(self, materials: Materials) -> Suite[Any]:
         """The suite.
@@ -83,18 +105,70 @@ class Entry:
         """
         if self.kind is not Kind.HOLES and materials.length is not Length.UNKNOWN:
             raise ConfigError(f"a length is told of holes, and suite {self.name} has none")
+        if not self.is_run and (materials.running is not None or materials.accept_unsafe):
+            raise ConfigError(f"suite {self.name} runs nothing, so it needs no sandbox")
+        if self.data is None and materials.data is not None:
+            raise ConfigError(f"suite {self.name} reads no set, so {materials.data} would be ignored")
+        if not self.has_package and materials.package is not None:
+            raise ConfigError(f"suite {self.name} needs no package, so {materials.package} would be ignored")
         return self.make(materials)
 
     def check_decoding(self, names: Collection[str]) -> None:
         """Raise ConfigError if an option of decoding says nothing to this suite."""
         unread = sorted(set(names) - ({"block_length"} if self.kind is Kind.LIKELIHOODS else set()))
+        if "layout" in names and self.kind is not Kind.HOLES:
+            raise ConfigError(f"a layout is of holes, and suite {self.name} has none")
         if unread and not self.is_decoded:
             raise ConfigError(f"suite {self.name} decodes nothing, so {', '.join(unread)} would be ignored")
 
 
-def _humaneval(materials: Materials) -> Suite[Any]:
-    path = find_data(humaneval.SINGLE_LINE, materials.data)
-    return humaneval.single_line(path, count=materials.count, seed=materials.seed, length=materials.length)
+def _humaneval(which: humaneval.InfillSet) -> Callable[[Materials], Suite[Any]]:
+    def from_file(materials: Materials) -> Suite[Any]:
+        path, count = find_data(which.file, materials.data), materials.count_or(which.default_count)
+        fills = humaneval.holes(which, path, count=count, seed=materials.seed, length=materials.length)
+        if materials.running is Running.OFF:
+            return fills
+        return humaneval.executed(fills, path, materials.sandbox(SHORT))
+
+    return from_file
+
+
+def _completions(
+    make: Callable[..., Suite[Any]], data: str, limits: Limits, origin: str | None = None
+) -> Callable[[Materials], Suite[Any]]:
+    def from_file(materials: Materials) -> Suite[Any]:
+        path, sandbox = find_data(data, materials.data, origin=origin), materials.sandbox(limits)
+        return make(path, sandbox, count=materials.count, seed=materials.seed)
+
+    return from_file
+
+
+def _repair(name: str, data: str) -> Callable[[Materials], Suite[Any]]:
+    def from_file(materials: Materials) -> Suite[Any]:
+        path, sandbox = find_data(data, materials.data), materials.sandbox(SHORT)
+        return repair.repair(name, path, sandbox, count=materials.count, seed=materials.seed)
+
+    return from_file
+
+
+def _located(name: str, data: str) -> Callable[[Materials], Suite[Any]]:
+    def from_file(materials: Materials) -> Suite[Any]:
+        path, sandbox = find_data(data, materials.data), materials.sandbox(SHORT)
+        count, seed = materials.count, materials.seed
+        return repair.located(name, path, sandbox, count=count, seed=seed, length=materials.length)
+
+    return from_file
+
+
+def _fim_exec(materials: Materials) -> Suite[Any]:
+    return fim_exec.fim_exec(
+        find_data(fim_exec.HOLES, materials.data),
+        materials.package,
+        materials.sandbox(fim_exec.LIMITS),
+        count=materials.count_or(fim_exec.DEFAULT_COUNT),
+        seed=materials.seed,
+        length=materials.length,
+    )
 
 
 def _puzzles(make: Callable[..., Suite[Any]], path: str) -> Callable[[Materials], Suite[Any]]:
@@ -125,6 +199,10 @@ def _edits(make: Callable[..., Suite[Any]]) -> Callable[[Materials], Suite[Any]]
 
 
 _ALIKE = "exact match, similarity, parse and compile rate, length error"
+_FAULTY = (
+    ("humaneval-fix", "HumanEvalFix' 164 faulty functions", repair.HUMANEVAL_FIX),
+    ("quixbugs", "QuixBugs' 40 faulty algorithms", repair.QUIXBUGS),
+)
 ENTRIES = (
     Entry(
         name="lm",
@@ -155,12 +233,81 @@ ENTRIES = (
         make=_holes(fim.blocks_suite),
         needs_corpus=True,
     ),
+    *(
+        Entry(
+            name=which.name,
+            kind=Kind.HOLES,
+            measures=f"{what} of HumanEval's solutions: pass@1 by its unit tests; {_ALIKE}",
+            make=_humaneval(which),
+            data=which.file,
+            is_run=True,
+        )
+        for which, what in (
+            (humaneval.SINGLE_LINE, "a line"),
+            (humaneval.MULTI_LINE, "some lines"),
+            (humaneval.RANDOM_SPAN, "a piece"),
+            (humaneval.RANDOM_SPAN_LIGHT, "a piece, 164 of them,"),
+        )
+    ),
     Entry(
-        name="humaneval-single-line",
+        name="fim-exec",
         kind=Kind.HOLES,
-        measures="a line of HumanEval's solutions, judged by its text: the same",
-        make=_humaneval,
-        data=humaneval.SINGLE_LINE,
+        measures=f"a statement or body of a function of networkx: pass@1 by networkx' own tests; {_ALIKE}",
+        make=_fim_exec,
+        data=fim_exec.HOLES,
+        is_run=True,
+        has_package=True,
+    ),
+    Entry(
+        name="humaneval",
+        kind=Kind.PROMPTS,
+        measures="164 functions from their docstrings: pass@1, with --samples pass@k, compile rate",
+        make=_completions(completion.humaneval, completion.HUMANEVAL, SHORT),
+        data=completion.HUMANEVAL,
+        is_run=True,
+    ),
+    Entry(
+        name="humaneval-plus",
+        kind=Kind.PROMPTS,
+        measures="the same by EvalPlus' inputs; its HumanEvalPlus.jsonl.gz is not in our data: name it with --data",
+        make=_completions(
+            completion.humaneval_plus,
+            completion.HUMANEVAL_PLUS,
+            completion.MANY_INPUTS,
+            completion.HUMANEVAL_PLUS_ORIGIN,
+        ),
+        data=completion.HUMANEVAL_PLUS,
+        is_run=True,
+    ),
+    Entry(
+        name="mbpp",
+        kind=Kind.PROMPTS,
+        measures="257 functions from a sentence and a test (MBPP sanitized, test split): as humaneval",
+        make=_completions(completion.mbpp, completion.MBPP, completion.SLOW_REFERENCE),
+        data=completion.MBPP,
+        is_run=True,
+    ),
+    *(
+        Entry(
+            name=name,
+            kind=Kind.EDITS,
+            measures=f"{what}, mended: pass@1, apply and no-change rate, locality",
+            make=_repair(name, data),
+            data=data,
+            is_run=True,
+        )
+        for name, what, data in _FAULTY
+    ),
+    *(
+        Entry(
+            name=f"{name}-located",
+            kind=Kind.HOLES,
+            measures=f"{what}, the lines of the fault as a hole, so told where it is: pass@1; {_ALIKE}",
+            make=_located(name, data),
+            data=data,
+            is_run=True,
+        )
+        for name, what, data in _FAULTY
     ),
     Entry(
         name="next-edit",
