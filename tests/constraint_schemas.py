@@ -1,7 +1,7 @@
 """Random JSON Schemas over most keywords, random values, and random texts of an automaton.
 
-``evaluation.suites.json_documents`` draws small schemas as people write them; these are meant to find mistakes: keywords
-that contradict each other, branches that overlap, types that do not fit.
+``evaluation.suites.json_documents`` draws small schemas as people write them; these are meant to find mistakes:
+keywords that contradict each other, branches that overlap, types that do not fit.
 """
 
 import itertools
