@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from quicksilver.constraints.expression import Expression
 from quicksilver.constraints.language import Compiler
@@ -24,6 +24,7 @@ class CompileOptions:
             raise ConfigError(f"recursion_depth must be at least 0, got {self.recursion_depth}")
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """A frozen dataclass of what can be written as JSON, constraints among it."""
 

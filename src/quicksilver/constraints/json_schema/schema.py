@@ -7,11 +7,12 @@ from typing import Any, Literal
 from quicksilver.constraints.expression import Expression
 from quicksilver.constraints.json_schema.form import FORMS, Separators
 from quicksilver.constraints.json_schema.formula import Algebra
+from quicksilver.constraints.json_schema.locating import located
 from quicksilver.constraints.json_schema.reading import Reader, ReadingOptions
 from quicksilver.constraints.json_schema.references import root_of
 from quicksilver.constraints.json_schema.writing import Writer
 from quicksilver.constraints.language import Compiler
-from quicksilver.errors import ConfigError
+from quicksilver.errors import ConfigError, UnsupportedConstraintError
 
 
 @dataclass(frozen=True)
@@ -48,4 +49,7 @@ class JsonSchema:
         )
         reader = Reader(Algebra(), root_of(schema), reading)
         writer = Writer(reader, FORMS[self.separators], compiler, is_strict=self.strict)
-        return writer.whole(reader.schema(reader.root))
+        try:
+            return writer.whole(reader.schema(reader.root))
+        except UnsupportedConstraintError as error:
+            raise located(error, schema) from error
