@@ -79,6 +79,7 @@ def command(
     ranks.follow_unless_first(model, device, dtype=dtype, quantize=quantize)
     with loading_bar(f"loading {model}") as progress:
         from quicksilver.server.accounts import Prices
+        from quicksilver.server.accounts.home import cache_folder
         from quicksilver.server.app import create_app
         from quicksilver.server.config import ServerConfig
         from quicksilver.server.logs import start
@@ -93,6 +94,7 @@ def command(
         config = ServerConfig(
             served_names=tuple(served_model_name or ()),
             max_open=max_open,
+            constraint_folder=cache_folder() / "constraints",
             drain_seconds=drain_seconds,
             logs_prompts=log_prompts,
         )

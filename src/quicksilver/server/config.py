@@ -1,6 +1,7 @@
 """Limits of one server."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from quicksilver.errors import ConfigError
 
@@ -20,6 +21,8 @@ class ServerConfig:
     """Longest merge of an apply request; a longer one is refused."""
     max_kept_constraints: int = 128
     """Compiled ones, those used last."""
+    constraint_folder: Path | None = None
+    """Where compiled ones are kept on disk; None: nowhere."""
     drain_seconds: float = 30.0
     """How long a shutdown waits for accepted requests."""
     retry_after_seconds: float = 1.0
