@@ -68,7 +68,7 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     head = Head.new(service, "infill-", body.model)
     fields = frozenset(body.model_fields_set)
     try:
-        request = _request(body, service)
+        request = await _request(body, service)
         permit = await http.app.state.gate.admit(
             http, model=head.model, num_input=count_input(service, request), max_output=most_output(request)
         )
@@ -89,19 +89,29 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     return JSONResponse(response.model_dump(mode="json"))
 
 
-def _request(body: InfillRequest, service: Service) -> Infill:
+async def _request(body: InfillRequest, service: Service) -> Infill:
+    constraint = await service.constraints.of(body)
     return Infill(
         texts=split_template(body.template, body.mark),
-        holes=None if body.holes is None else tuple(map(_hole, body.holes)),
+        holes=None if body.holes is None else tuple([await _hole(each, service) for each in body.holes]),
         layout=parse_layout(body.layout),
         options=decoding_options(
-            body, service.model, draft_threshold=body.draft_threshold, num_alternatives=body.top_logprobs
+            body,
+            service.model,
+            draft_threshold=body.draft_threshold,
+            num_alternatives=body.top_logprobs,
+            constraint=constraint,
         ),
     )
 
 
-def _hole(limits: HoleLimits) -> HoleOptions:
-    return HoleOptions(length=limits.length, max_length=limits.max_length, draft=limits.draft)
+async def _hole(limits: HoleLimits, service: Service) -> HoleOptions:
+    return HoleOptions(
+        length=limits.length,
+        max_length=limits.max_length,
+        draft=limits.draft,
+        constraint=await service.constraints.of(limits),
+    )
 
 
 def _token(token: Token) -> TokenConfidence:
