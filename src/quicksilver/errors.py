@@ -61,6 +61,10 @@ class MergeError(UsageError):
     """An edit cannot be merged into its file without guessing or losing code; the message is the reason."""
 
 
+class CheckError(QuicksilverError):
+    """A check of what was written could not be run."""
+
+
 class CheckpointError(UsageError):
     """A model folder is missing, incomplete or contradicts itself."""
 

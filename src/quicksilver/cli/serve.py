@@ -54,6 +54,14 @@ def command(
     drain_seconds: Annotated[
         float, typer.Option(metavar="S", help="How long a shutdown waits for accepted requests.")
     ] = 30.0,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COMMAND",
+            help="A command that clients may have filled files checked by, by its name; it reads what a model wrote. May "
+            "be given several times.",
+        ),
+    ] = None,
     log_level: Annotated[
         LogLevel, typer.Option(help="What the log on stderr tells; info is a line of JSON per request.")
     ] = LogLevel.INFO,
@@ -94,6 +102,7 @@ def command(
             served_names=tuple(served_model_name or ()),
             max_open=max_open,
             drain_seconds=drain_seconds,
+            checks=dict(map(_named_command, check or ())),
             logs_prompts=log_prompts,
         )
         loaded = ranks.load(
@@ -109,6 +118,13 @@ def _dollars(option: str, text: str) -> Decimal:
         return Decimal(text)
     except InvalidOperation as error:
         raise ConfigError(f"{option} must be a number of dollars, got {text!r}") from error
+
+
+def _named_command(text: str) -> tuple[str, str]:
+    name, separator, command = text.partition("=")
+    if not (separator and name.strip() and command.strip()):
+        raise ConfigError(f"--check is NAME=COMMAND, got {text!r}")
+    return name.strip(), command
 
 
 def _greet(url: str) -> None:
