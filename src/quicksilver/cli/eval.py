@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -213,7 +212,7 @@ def command(
 
 def _check_validation(context: typer.Context) -> None:
     """Raise ConfigError if an option is given that says nothing where nobody is asked."""
-    said = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    said = options.said(context)
     unread = sorted(set(said) - _OF_VALIDATION)
     if unread:
         raise ConfigError(f"--validate asks nobody, so {', '.join(unread)} would be ignored")

@@ -104,11 +104,17 @@ def asks_server(context: typer.Context, server: str | None, server_model: str | 
         if server_model is not None:
             raise ConfigError("--server-model needs --server")
         return False
-    for name in local:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+    for name in said(context):
+        if name in local:
             raise ConfigError(f"--{name.replace('_', '-')} contradicts --server: the model runs there")
     return True
+
+
+def said(context: typer.Context) -> list[str]:
+    """The parameters that stand on the command line."""
+    # By name: which library defines the enumeration differs between versions of typer.
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
 
 
 def examples(lines: str) -> str:

@@ -182,13 +182,15 @@ def _traced(problem: Problem, scores: ClassScores, weights: np.ndarray, backward
             is_tied = total == total[at]
             if row != NO_ROW and np.count_nonzero(is_tied) > 1:
                 equals = (first + is_tied.nonzero()[0]).tolist()
-                pair = min(equals, key=lambda each: trellis.token_ids[_best_of_set(scores, row, pair_set[each])[0]])
+                pair = min(
+                    equals, key=lambda each: trellis.token_ids[_best_of_set(scores, row, int(pair_set[each]))[0]]
+                )
         state = int(pair_to[pair])
         states.append(state)
         pairs.append(pair)
     places, kinds = np.full(len(pairs), NO_TOKEN), problem.kinds.copy()
     for column in problem.is_open.nonzero()[0].tolist():
-        places[column], kinds[column] = _best_of_set(scores, problem.rows[column], pair_set[pairs[column]])
+        places[column], kinds[column] = _best_of_set(scores, problem.rows[column], int(pair_set[pairs[column]]))
     return _text(trellis, states, places, kinds)
 
 

@@ -50,15 +50,12 @@ class _Columns:
         self.rows = [row_of.get(column, NO_ROW) for column in range(len(state))]
 
     def region(self, columns: Sequence[int], lattice: Lattice, start: int, budget: int, *, is_last: bool) -> Region:
-        token_ids, is_draft, rows = (
-            tuple(values[column] for column in columns) for values in (self.token_ids, self.is_draft, self.rows)
-        )
         return Region(
             lattice=lattice,
             start=start,
-            token_ids=token_ids,
-            is_draft=is_draft,
-            rows=rows,
+            token_ids=tuple(self.token_ids[column] for column in columns),
+            is_draft=tuple(self.is_draft[column] for column in columns),
+            rows=tuple(self.rows[column] for column in columns),
             budget=budget,
             is_last=is_last,
         )

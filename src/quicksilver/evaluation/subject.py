@@ -66,7 +66,7 @@ class Subject(Protocol):
         ...
 
     def complete(self, prompt: str, ask: Ask) -> Answer:
-        """Continue a prompt.
+        """Continue a prompt. Where it does not fit the subject's context: an empty text of reason ``TOO_LONG``.
 
         Raises:
             ConfigError: the subject cannot be asked so.
@@ -81,7 +81,8 @@ class Editor(Subject, Protocol):
     def edit(self, prompt: str, ask: Ask) -> Answer:
         """The region of a next-edit prompt (``coding.next_edit``) as it should be.
 
-        A reply in which there is none is an empty text of ``finish_reason`` ``MALFORMED``.
+        A reply in which there is none is an empty text of ``finish_reason`` ``MALFORMED``, and a prompt that does not
+        fit the context one of ``TOO_LONG``.
         """
         ...
 
@@ -93,7 +94,14 @@ class Editor(Subject, Protocol):
         ...
 
 
+def unanswered(finish_reason: str, seconds: float = 0.0) -> Answer:
+    """Nothing written, and why."""
+    return Answer(texts=("",), num_tokens=0, nfe=0, seconds=seconds, finish_reason=finish_reason)
+
+
 REFUSED = "refused"
 """Finish reason of a question that the subject will not answer with a guess."""
 MALFORMED = "malformed"
 """Finish reason of a reply in which no edit can be found."""
+TOO_LONG = "too_long"
+"""Finish reason of a question that does not fit the subject's context."""

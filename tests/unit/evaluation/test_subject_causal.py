@@ -10,7 +10,7 @@ from quicksilver.checkpoints.gguf import export_gguf
 from quicksilver.checkpoints.huggingface import export_folder
 from quicksilver.diffusion.spec import Objective
 from quicksilver.errors import CheckpointError, ConfigError, ContextLengthError
-from quicksilver.evaluation.subject import Ask, Subject
+from quicksilver.evaluation.subject import TOO_LONG, Ask, Subject
 from quicksilver.evaluation.subjects.causal import CausalSubject, Sentinels, Vocabulary, find_sentinels
 from quicksilver.evaluation.subjects.engine import EngineSubject
 from quicksilver.evaluation.subjects.llamacpp import LlamaCppWriter, llama_cpp_subject
@@ -64,9 +64,9 @@ def test_sampling_repeats_by_its_seed(theirs):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_what_is_too_long_is_refused(theirs):
-    with pytest.raises(ContextLengthError, match="context"):
-        theirs.complete("x = 1\n" * 100, Ask(seed=0))
+def test_a_prompt_too_long_is_left_unanswered_a_hole_too_long_refused(theirs):
+    answer = theirs.complete("x = 1\n" * 100, Ask(seed=0))
+    assert (answer.texts, answer.num_tokens, answer.finish_reason) == (("",), 0, TOO_LONG)
     with pytest.raises(ContextLengthError, match="sentinels"):
         theirs.fill(TEXTS, Ask(seed=0, max_tokens=127))
 

@@ -8,7 +8,7 @@ import pytest
 from quicksilver.errors import ConfigError, SandboxError
 from quicksilver.evaluation.subject import Answer, Subject
 from quicksilver.evaluation.suite import PASS, Control, Mark
-from quicksilver.evaluation.suites import execution, registry
+from quicksilver.evaluation.suites import execution
 from quicksilver.evaluation.suites.execution import Running, make_sandbox
 from quicksilver.evaluation.suites.filling import InfillItem
 from quicksilver.evaluation.suites.registry import SUITES, Materials

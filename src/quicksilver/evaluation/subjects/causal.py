@@ -14,7 +14,7 @@ from quicksilver.coding.dialects import DIALECTS
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS
 from quicksilver.diffusion.spec import DecodingDefaults
 from quicksilver.errors import ConfigError, ContextLengthError
-from quicksilver.evaluation.subject import Answer, Ask
+from quicksilver.evaluation.subject import TOO_LONG, Answer, Ask, unanswered
 
 BEGINS_FILE = "<file>"
 """The token that this project's models read before a text that they continue; they are the only ones that have it."""
@@ -192,15 +192,13 @@ class CausalSubject:
 
     def complete(self, prompt: str, ask: Ask) -> Answer:
         ids = self.vocabulary.text_prompt(prompt)
-        room = self.max_length - len(ids)
-        most = min(DEFAULT_MAX_TOKENS, room) if ask.max_tokens is None else ask.max_tokens
         if not ids:
             raise ConfigError(f"{self.name} reads no token before a text, so it cannot continue an empty one")
-        if most > room or room < 1:
-            raise ContextLengthError(
-                f"the prompt of {len(ids)} tokens with {max(most, 1)} to come is longer than the context of "
-                f"{self.name}, {self.max_length}"
-            )
+        room = self.max_length - len(ids)
+        if room < 1:
+            return unanswered(TOO_LONG)
+        # As much as the context leaves, if that is less than was asked for.
+        most = min(DEFAULT_MAX_TOKENS if ask.max_tokens is None else ask.max_tokens, room)
         return _answer([self._write(ids, most, ask)])
 
     def _write(self, prompt: Sequence[int], most: int, ask: Ask) -> _Piece:

@@ -8,8 +8,10 @@ from quicksilver.client import Client, RefusedError, Reply, RequestOptions
 from quicksilver.client.options import NO_OPTIONS
 from quicksilver.coding.next_edit import unfenced
 from quicksilver.errors import InputError
-from quicksilver.evaluation.subject import MALFORMED, REFUSED, Answer, Ask, Subject
+from quicksilver.evaluation.subject import MALFORMED, REFUSED, TOO_LONG, Answer, Ask, Subject, unanswered
 
+_TOO_LONG = "context_length_exceeded"
+"""Code of OpenAI's API."""
 _NO_MERGE = 422
 """Status of a snippet that does not say for certain what becomes of the file."""
 
@@ -44,7 +46,12 @@ class EditingSubject:
 
     def edit(self, prompt: str, ask: Ask) -> Answer:
         start = time.perf_counter()
-        reply = self.client.edit(prompt, options=replace(self.options, seed=ask.seed, temperature=ask.temperature))
+        try:
+            reply = self.client.edit(prompt, options=replace(self.options, seed=ask.seed, temperature=ask.temperature))
+        except RefusedError as error:
+            if error.code != _TOO_LONG:
+                raise
+            return unanswered(TOO_LONG, time.perf_counter() - start)
         seconds = time.perf_counter() - start
         try:
             return _answer(reply, unfenced(reply.text), seconds)
@@ -59,8 +66,7 @@ class EditingSubject:
         except RefusedError as error:
             if error.status != _NO_MERGE:
                 raise
-            seconds = time.perf_counter() - start
-            return Answer(texts=("",), num_tokens=0, nfe=0, seconds=seconds, finish_reason=REFUSED)
+            return unanswered(REFUSED, time.perf_counter() - start)
         return _answer(reply, reply.text, time.perf_counter() - start)
 
 

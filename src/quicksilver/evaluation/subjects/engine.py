@@ -11,7 +11,7 @@ from quicksilver.checkpoints.loading import Progress
 from quicksilver.decoding import Policy
 from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.errors import ContextLengthError
-from quicksilver.evaluation.subject import Answer, Ask
+from quicksilver.evaluation.subject import TOO_LONG, Answer, Ask, unanswered
 from quicksilver.evaluation.subjects.settings import Settings
 
 
@@ -70,8 +70,12 @@ class EngineSubject:
         try:
             return answer_of(self.model.run(request))
         except ContextLengthError:
+            pass
+        try:
             # As much as the context leaves, which is less than was asked for.
             return answer_of(self.model.run(replace(request, max_tokens=None)))
+        except ContextLengthError:
+            return unanswered(TOO_LONG)
 
     def _options(self, ask: Ask) -> DecodingOptions:
         return replace(self.options, seed=ask.seed, temperature=ask.temperature, stop=ask.stop)

@@ -22,7 +22,7 @@ from quicksilver.coding.next_edit import NextEdit, render
 from quicksilver.errors import ConfigError, InputError
 from quicksilver.evaluation.data import file_hash
 from quicksilver.evaluation.sampling import subsample
-from quicksilver.evaluation.subject import MALFORMED, REFUSED, Answer, Ask, Editor, Subject
+from quicksilver.evaluation.subject import MALFORMED, REFUSED, TOO_LONG, Answer, Ask, Editor, Subject
 from quicksilver.evaluation.suite import PASS, Control, Mark
 from quicksilver.evaluation.suites.execution import (
     MODULE,
@@ -38,7 +38,7 @@ from quicksilver.sandbox import Program, Sandbox
 
 HUMANEVAL_FIX = "humanevalpack/humanevalpack.jsonl"
 QUIXBUGS = "quixbugs/quixbugs_python.jsonl"
-UNUSABLE = (REFUSED, MALFORMED, "length")
+UNUSABLE = (REFUSED, MALFORMED, TOO_LONG, "length")
 """Finish reasons of answers that are no edit: none, or one cut off, which would lose the region's end."""
 
 
