@@ -1,4 +1,4 @@
-"""Checks by their names on the command line, and what came of them. Imports nothing heavy: servers are asked by it too."""
+"""Checks by their names on the command line, and what came of them. Imports nothing heavy: servers are asked too."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

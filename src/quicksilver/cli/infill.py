@@ -82,8 +82,8 @@ def command(
 ) -> None:
     """Fill the holes of a file and print it. Everything outside the holes stays as it is, byte for byte.
 
-    Of a file longer than the model's context the model sees the lines nearest the holes. With a check the exit status is
-    1 if the file does not pass it at last.
+    Of a file longer than the model's context the model sees the lines nearest the holes. With a check the exit status
+    is 1 if the file does not pass it at last.
     """
     # Long because every option is a parameter.
     if server is None:

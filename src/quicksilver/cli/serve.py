@@ -16,6 +16,7 @@ EXAMPLES = r"""quicksilver serve
 quicksilver serve --model runs/my-model/final --port 9000 --served-model-name gpt-4o mercury-coder
 quicksilver serve --model downloads/LLaDA-8B-Instruct --dry-run
 torchrun --nproc-per-node 2 -m quicksilver serve --model runs/large      # two processes: docs/parallel.md
+quicksilver serve --check 'types=mypy {}' --check 'tests=pytest -q {}'
 quicksilver serve --host 0.0.0.0      # needs keys: quicksilver keys create NAME
 curl http://127.0.0.1:8080/v1/fim/completions -d '{"prompt": "def add(a, b):\n    return ", "suffix": "\n"}'"""
 
@@ -58,10 +59,13 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="NAME=COMMAND",
-            help="A command that clients may have filled files checked by, by its name; it reads what a model wrote. May "
-            "be given several times.",
+            help="A command that clients may have filled files checked by, by its name; it runs in a sandbox. May be "
+            "given several times.",
         ),
     ] = None,
+    accept_unsafe: Annotated[
+        bool, typer.Option("--accept-unsafe", help="Run these commands on this machine as it is, without a sandbox.")
+    ] = False,
     log_level: Annotated[
         LogLevel, typer.Option(help="What the log on stderr tells; info is a line of JSON per request.")
     ] = LogLevel.INFO,
@@ -86,6 +90,7 @@ def command(
         return
     ranks.follow_unless_first(model, device, dtype=dtype, quantize=quantize)
     with loading_bar(f"loading {model}") as progress:
+        from quicksilver.sandbox import require_commands
         from quicksilver.server.accounts import Prices
         from quicksilver.server.app import create_app
         from quicksilver.server.config import ServerConfig
@@ -103,8 +108,11 @@ def command(
             max_open=max_open,
             drain_seconds=drain_seconds,
             checks=dict(map(_named_command, check or ())),
+            confines_checks=not accept_unsafe,
             logs_prompts=log_prompts,
         )
+        if config.checks and config.confines_checks:
+            require_commands()
         loaded = ranks.load(
             context, model, device, dtype=dtype, quantize=quantize, num_pages=num_pages, progress=progress
         )

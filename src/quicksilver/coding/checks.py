@@ -17,11 +17,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 from quicksilver.errors import CheckError, ConfigError
+from quicksilver.sandbox import COMMAND_LIMITS, CommandEnd, run_command
 
 RUFF_RULES = "E9,F63,F7,F82"
 """What is an error whatever the style: comparisons and statements that cannot be meant, names that are not defined."""
@@ -111,8 +112,8 @@ def _lint(ruff: str, text: str) -> Iterator[Problem]:
     command = [ruff, "check", "--isolated", "--no-cache", "--quiet", "--select", RUFF_RULES]
     command += ["--output-format", "json", "--stdin-filename", "filled.py", "-"]
     ended = _run(command, text, TIMEOUT_S)
-    if ended is None or ended.status not in (0, 1):
-        reason = f"took longer than {TIMEOUT_S:g} s" if ended is None else ended.err.strip()[:_MESSAGE_CHARS]
+    if ended.status not in (0, 1):
+        reason = f"took longer than {TIMEOUT_S:g} s" if ended.status is None else ended.err.strip()[:_MESSAGE_CHARS]
         raise CheckError(f"ruff failed: {reason}")
     starts = line_starts(text)
     for finding in json.loads(ended.out):
@@ -127,9 +128,9 @@ def _lint(ruff: str, text: str) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class CommandCheck:
-    """A command that fails if the text is wrong. It runs on this machine as it is: never take one from elsewhere.
+    """A command that fails if the text is wrong. Lines of its output that name the file and a line number say where.
 
-    Lines of its output that name the file and a line number say where.
+    Unless it is confined it runs on this machine as it is, and so does what a test runner takes from the text.
     """
 
     command: tuple[str, ...]
@@ -139,6 +140,8 @@ class CommandCheck:
     suffix: str = ".py"
     """Of the file's name."""
     timeout_s: float = TIMEOUT_S
+    is_confined: bool = False
+    """Run in a sandbox, where there is nothing but installed programs and the file; see ``sandbox.commands``."""
 
     def __post_init__(self) -> None:
         if not self.command:
@@ -146,7 +149,13 @@ class CommandCheck:
 
     @classmethod
     def of(
-        cls, line: str, *, name: str = "command", suffix: str = ".py", timeout_s: float = TIMEOUT_S
+        cls,
+        line: str,
+        *,
+        name: str = "command",
+        suffix: str = ".py",
+        timeout_s: float = TIMEOUT_S,
+        is_confined: bool = False,
     ) -> "CommandCheck":
         """From a line with quotes as a shell has them; no shell runs it.
 
@@ -154,30 +163,44 @@ class CommandCheck:
             ConfigError: the line is empty, or a quote is not closed.
         """
         try:
-            return cls(tuple(shlex.split(line)), name=name, suffix=suffix, timeout_s=timeout_s)
+            command = tuple(shlex.split(line))
         except ValueError as error:
             raise ConfigError(f"a check's command {line!r} cannot be read: {error}") from error
+        return cls(command, name=name, suffix=suffix, timeout_s=timeout_s, is_confined=is_confined)
 
     @property
     def parts(self) -> tuple[str, ...]:
         return (shlex.join(self.command),)
 
     def __call__(self, text: str, written: Sequence[Span]) -> Sequence[Problem]:
-        with tempfile.TemporaryDirectory(prefix="quicksilver-check-") as folder:
-            path = Path(folder) / f"filled{self.suffix}"
-            path.write_text(text, encoding="utf-8", newline="")
-            command = [part.replace("{}", str(path)) for part in self.command]
-            ended = _run(command, None if command != list(self.command) else text, self.timeout_s)
-        if ended is None:
+        path, ended = self._confined(text) if self.is_confined else self._here(text)
+        if ended.status is None:
             return [Problem(f"{self.name} took longer than {self.timeout_s:g} s", None)]
         if ended.status == 0:
             return []
         told = ended.out + ended.err
         return list(_located(told, path, text)) or [Problem(_shortened(told, ended.status), None)]
 
+    def _here(self, text: str) -> tuple[Path, CommandEnd]:
+        with tempfile.TemporaryDirectory(prefix="quicksilver-check-") as folder:
+            path = Path(folder) / f"filled{self.suffix}"
+            path.write_text(text, encoding="utf-8", newline="")
+            command = self._command(path)
+            return path, _run(command, text if command == self.command else None, self.timeout_s)
 
-def _run(command: Sequence[str], text: str | None, timeout_s: float) -> "_Ended | None":
-    """None: it took too long, and is ended with all that it started.
+    def _confined(self, text: str) -> tuple[Path, CommandEnd]:
+        path = Path("/tmp") / f"filled{self.suffix}"
+        command = self._command(path)
+        stdin = text if command == self.command else ""
+        limits = replace(COMMAND_LIMITS, wall_s=self.timeout_s)
+        return path, run_command(command, files={path.name: text}, stdin=stdin, limits=limits)
+
+    def _command(self, path: Path) -> tuple[str, ...]:
+        return tuple(part.replace("{}", str(path)) for part in self.command)
+
+
+def _run(command: Sequence[str], text: str | None, timeout_s: float) -> CommandEnd:
+    """On this machine as it is. One that takes too long is ended with all that it started.
 
     Raises:
         CheckError: the command cannot be run.
@@ -194,23 +217,16 @@ def _run(command: Sequence[str], text: str | None, timeout_s: float) -> "_Ended 
         )
     except OSError as error:
         raise CheckError(f"the check's command {shlex.join(command)} cannot be run: {error}") from error
-    try:
-        out, err = process.communicate(text, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        # What it left behind holds the pipes open.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    return _Ended(process.returncode, out, err)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    status: int
-    out: str
-    err: str
+    with process:
+        try:
+            out, err = process.communicate(text, timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            return CommandEnd(None, "", "")
+        finally:
+            # What it left behind holds the pipes open.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return CommandEnd(process.returncode, out, err)
 
 
 def _located(told: str, path: Path, text: str) -> Iterator[Problem]:

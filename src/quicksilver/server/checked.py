@@ -27,7 +27,9 @@ def find_check(name: str, config: ServerConfig) -> Check:
     if name == PythonCheck().name:
         return PythonCheck()
     if name in config.checks:
-        return CommandCheck.of(config.checks[name], name=name, timeout_s=config.check_seconds)
+        return CommandCheck.of(
+            config.checks[name], name=name, timeout_s=config.check_seconds, is_confined=config.confines_checks
+        )
     known = ", ".join((PythonCheck().name, *config.checks))
     message = f"no check {name!r} here; there are: {known}. Commands are the operator's to allow: serve --check"
     raise ApiError(400, message, param="check", code="invalid_value")

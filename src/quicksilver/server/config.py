@@ -22,6 +22,8 @@ class ServerConfig:
     """Longest merge of an apply request; a longer one is refused."""
     checks: Mapping[str, str] = field(default_factory=dict)
     """Commands that clients may have filled files checked by, by name; see ``coding.checks.CommandCheck``."""
+    confines_checks: bool = True
+    """Run these commands in a sandbox: a test runner executes what a model wrote."""
     check_seconds: float = 10.0
     """Longest check of a filled file; one that takes longer fails."""
     drain_seconds: float = 30.0
