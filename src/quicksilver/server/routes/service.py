@@ -50,6 +50,7 @@ _PARAMETERS = (
     "policy",
     "presence_penalty",
     "repetition_penalty",
+    "revision",
     "seed",
     "steps",
     "stop",
