@@ -27,7 +27,8 @@ def dfa_of(expression: Expression, depth: int = 3) -> Dfa:
 
 
 def language_of(constraint: Constraint, depth: int = 3) -> Dfa:
-    return dfa_of(constraint.expression(CompileOptions(recursion_depth=depth, limits=PATIENT)), depth)
+    compiler = Compiler(Meter(PATIENT), depth)
+    return compiler.dfa(constraint.expression(compiler))
 
 
 def automaton_of(constraint: Constraint, depth: int = 3) -> TokenAutomaton:

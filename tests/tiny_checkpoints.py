@@ -71,7 +71,9 @@ def tiny_spec(objective: Objective = Objective.MASK) -> DiffusionSpec:
     )
 
 
-def save_tiny_checkpoint(folder: Path, objective: Objective = Objective.MASK, seed: int = 0) -> Path:
+def save_tiny_checkpoint(
+    folder: Path, objective: Objective = Objective.MASK, seed: int = 0, max_length: int = MAX_LENGTH
+) -> Path:
     """Write a checkpoint in float32 and return its folder."""
     config = DenoiserConfig(
         vocab_size=tiny_tokenizer().vocab_size,
@@ -81,7 +83,7 @@ def save_tiny_checkpoint(folder: Path, objective: Objective = Objective.MASK, se
         num_kv_heads=2,
         head_width=8,
         ffn_width=48,
-        max_length=MAX_LENGTH,
+        max_length=max_length,
     )
     denoiser = random_denoiser(config, seed=seed, dtype=torch.float32)
     save_folder(folder, denoiser, tiny_spec(objective), dtype=torch.float32)

@@ -6,6 +6,7 @@ from quicksilver.api.loading import bundled_models, load
 from quicksilver.api.model import Model
 from quicksilver.api.requests import (
     MARK,
+    AnyConstraint,
     DecodingOptions,
     GenerateRequest,
     HoleOptions,
@@ -24,6 +25,7 @@ __all__ = [
     "MARK",
     "Alternative",
     "Answer",
+    "AnyConstraint",
     "AsyncModel",
     "Cell",
     "Check",

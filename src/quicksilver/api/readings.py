@@ -7,9 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from quicksilver.api.network import FullRecompute
+from quicksilver.api.planner import Planner
 from quicksilver.api.scoring import Score, score_tokens
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
-from quicksilver.errors import ConfigError, ContextLengthError, InputError
+from quicksilver.errors import ConfigError, InputError
 from quicksilver.models.denoiser import Denoiser
 from quicksilver.tokenization.tokenizer import Tokenizer
 
@@ -22,11 +23,12 @@ class Readings:
     tokenizer: Tokenizer
     _denoiser: Denoiser
     _logits_fn: FullRecompute
+    _planner: Planner
 
     @property
     def max_length(self) -> int:
         """Longest canvas, in tokens: prompt or visible text, sentinels and everything written."""
-        return self._denoiser.config.max_length
+        return self._planner.max_length
 
     def score(self, text: str, *, num_subsets: int = 4, seed: int = 0) -> Score:
         """Negative log-likelihood of a text from the start of a file: exact if autoregressive, else an upper bound.
@@ -43,7 +45,7 @@ class Readings:
         token_ids = self.tokenizer.encode(text)
         if not token_ids:
             raise InputError("an empty text has no likelihood to score")
-        self._require_room(len(token_ids) + 1, "the text with its start token")
+        self._planner.require_room(len(token_ids) + 1, "the text with its start token")
         num_bytes = len(text.encode("utf-8"))
         return score_tokens(
             self._denoiser, self.spec, token_ids, num_bytes=num_bytes, num_subsets=num_subsets, seed=seed
@@ -71,7 +73,7 @@ class Readings:
             )
         if not token_ids:
             raise InputError("an empty text has no log-probabilities")
-        self._require_room(len(token_ids) + 1, "the text with its start token")
+        self._planner.require_room(len(token_ids) + 1, "the text with its start token")
         canvas = torch.tensor([start, *token_ids])
         return self._logits_fn.raw(canvas, torch.arange(len(canvas)))[:-1].float().log_softmax(-1).cpu()
 
@@ -95,7 +97,7 @@ class Readings:
             )
         if not token_ids:
             raise InputError("an empty canvas has no logits")
-        self._require_room(len(token_ids), "the canvas")
+        self._planner.require_room(len(token_ids), "the canvas")
         vocab_size = self._denoiser.config.vocab_size
         if not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
             raise InputError(f"token ids must lie in [0, {vocab_size}), got {min(token_ids)} to {max(token_ids)}")
@@ -104,14 +106,7 @@ class Readings:
         return self._logits_fn.raw(torch.tensor(list(token_ids)), blocks).cpu().clone()
 
     def _blocks(self, length: int) -> Int[Tensor, " L"]:
-        positions, block_length = torch.arange(length), self._block_length(None)
+        positions, block_length = torch.arange(length), self._planner.block_length(None)
         if self.spec.has_causal_context:
             return positions.clamp(max=(length - 1) // block_length * block_length)
         return positions // block_length
-
-    def _block_length(self, requested: int | None) -> int:
-        return 1 if self.spec.objective is Objective.AUTOREGRESSIVE else requested or self.spec.block_length
-
-    def _require_room(self, count: int, what: str) -> None:
-        if count > self.max_length:
-            raise ContextLengthError(f"{what} takes {count} tokens, the context of {self.name} is {self.max_length}")

@@ -1,15 +1,20 @@
 """Requests: what a caller asks for, checked before any work is done."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypedDict
 
+from quicksilver.constraints.automaton import TokenAutomaton
+from quicksilver.constraints.constraint import Constraint
 from quicksilver.decoding import Cache, Policy, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError, InputError
 
 MARK = "<FILL>"
 """What stands for a hole in a template, unless the caller chooses another mark."""
+AnyConstraint = Constraint | TokenAutomaton
+"""Described, or compiled already (``Model.compile``)."""
 
 
 class InfillLayout(StrEnum):
@@ -45,6 +50,7 @@ class DecodingKeywords(TypedDict, total=False):
     stop: tuple[str, ...]
     draft_threshold: float
     num_alternatives: int
+    constraint: AnyConstraint | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +99,14 @@ class DecodingOptions:
     """Of a draft, tokens below this probability are found anew; in [0, 1], 0 keeps all."""
     num_alternatives: int = 0
     """How many of the likeliest tokens are named beside each written one, see ``Token.alternatives``; in [0, 20]."""
+    constraint: AnyConstraint | None = None
+    """What the answer must be, or each hole that has no constraint of its own. Only ``max_nfe`` and ``deadline_ms`` can
+    end an answer before it is whole."""
+
+    def check_stop(self, constraints: Iterable[AnyConstraint | None]) -> None:
+        """Raise ConfigError if a stop text would cut what a constraint says the end of."""
+        if self.stop and any(each is not None for each in constraints):
+            raise ConfigError("stop contradicts a constraint, which says itself where a text ends; leave stop out")
 
     def resolve_cache(self, spec: DiffusionSpec, *, is_in_place: bool) -> Cache:
         """The cache of a name, or the checkpoint's; ``exact`` where nothing is written in place.
@@ -156,6 +170,7 @@ class GenerateRequest:
             raise ConfigError("prompt and prompt_ids contradict each other: the prompt is a text or token ids")
         if self.draft is not None and not self.draft:
             raise ConfigError("draft must not be empty; leave it out")
+        self.options.check_stop([self.options.constraint])
 
     def check_draft(self, spec: DiffusionSpec) -> None:
         """Raise ConfigError if there is a draft that the checkpoint cannot start from."""
@@ -176,6 +191,8 @@ class HoleOptions:
     max_length: int | None = None
     draft: str | None = None
     """Text to start from; its number of tokens is the hole's."""
+    constraint: AnyConstraint | None = None
+    """What the hole must hold, as a whole. None: what ``DecodingOptions.constraint`` says."""
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.length, self.max_length, self.draft)) > 1:
@@ -214,18 +231,22 @@ class InfillRequest:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, got {value}")
-        if self.holes is None:
-            return
+        if self.holes is not None:
+            self._check_holes(self.holes)
+        self.options.check_stop(hole.constraint for hole in self.hole_options)
+
+    def _check_holes(self, holes: tuple[HoleOptions, ...]) -> None:
         if self.hole_length is not None or self.max_hole_length is not None:
             raise ConfigError("holes contradicts hole_length and max_hole_length, which are about all holes")
-        if len(self.holes) != self.num_holes:
-            raise ConfigError(f"holes must say something of each of {self.num_holes} holes, got {len(self.holes)}")
+        if len(holes) != self.num_holes:
+            raise ConfigError(f"holes must say something of each of {self.num_holes} holes, got {len(holes)}")
 
     @property
     def hole_options(self) -> tuple[HoleOptions, ...]:
-        """What is known of each hole."""
+        """What is known of each hole, its constraint included."""
         same = HoleOptions(length=self.hole_length, max_length=self.max_hole_length)
-        return (same,) * self.num_holes if self.holes is None else self.holes
+        holes = (same,) * self.num_holes if self.holes is None else self.holes
+        return tuple(replace(hole, constraint=hole.constraint or self.options.constraint) for hole in holes)
 
     @property
     def num_holes(self) -> int:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.constraints.expression import Expression, alternatives
+from quicksilver.constraints.language import Compiler
 from quicksilver.errors import ConfigError
 
 
@@ -17,5 +17,5 @@ class Choice:
         if not self.options:
             raise ConfigError("a choice needs at least one option")
 
-    def expression(self, options: CompileOptions) -> Expression:
+    def expression(self, compiler: Compiler) -> Expression:
         return alternatives(*self.options)

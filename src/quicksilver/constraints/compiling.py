@@ -37,7 +37,7 @@ def compile_here(
     meter = Meter(options.limits)
     compiler = Compiler(meter, options.recursion_depth)
     try:
-        dfa = compiler.dfa(constraint.expression(options))
+        dfa = compiler.dfa(constraint.expression(compiler))
     except RecursionError:
         raise ConfigError("the constraint is nested too deeply") from None
     if dfa.is_empty:

@@ -3,9 +3,10 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from quicksilver.constraints.expression import Expression
+from quicksilver.constraints.language import Compiler
 from quicksilver.constraints.limits import Limits
 from quicksilver.errors import ConfigError
 
@@ -23,13 +24,17 @@ class CompileOptions:
             raise ConfigError(f"recursion_depth must be at least 0, got {self.recursion_depth}")
 
 
+@runtime_checkable
 class Constraint(Protocol):
     """A frozen dataclass of what can be written as JSON, constraints among it."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def expression(self, options: CompileOptions) -> Expression:
+    def expression(self, compiler: Compiler) -> Expression:
         """The texts that satisfy it.
+
+        Args:
+            compiler: looks into parts where what follows depends on them.
 
         Raises:
             UnsupportedConstraintError: it asks what cannot be kept exactly; the message names it.

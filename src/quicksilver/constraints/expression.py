@@ -84,6 +84,8 @@ class Isolated(Expression):
     """Compiled and minimised on its own: anchors inside it mean its own ends."""
 
     part: Expression
+    key: str | None = None
+    """Names the language for good, so that it is kept for other constraints; for expressions without special tokens."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,9 @@ from quicksilver.constraints.nfa import Nfa
 from quicksilver.constraints.subsets import determinise
 from quicksilver.errors import UnsupportedConstraintError
 
+_KEPT: dict[tuple[str | None, int], Dfa] = {}
+"""Languages with a name, by name and depth: any value of JSON, and formats."""
+
 
 @dataclass
 class Compiler:
@@ -53,8 +56,13 @@ class Compiler:
                         "what is excluded calls itself: cut at a depth, its complement would allow too much"
                     )
                 return product(self.dfa(base), cut, np.greater, self.meter)
-            case Isolated(part):
+            case Isolated(part, None):
                 return self._determinised(part)
+            case Isolated(part, key):
+                found = _KEPT.get((key, self.depth))
+                if found is None:
+                    found = _KEPT[key, self.depth] = self._determinised(part)
+                return found
             case _:
                 return self._determinised(expression)
 

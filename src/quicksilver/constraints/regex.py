@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal as Either
 
 from quicksilver.constraints import unicode
-from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.constraints.expression import (
     Alternatives,
     Characters,
@@ -18,6 +17,7 @@ from quicksilver.constraints.expression import (
     complement_of,
     ranges_of,
 )
+from quicksilver.constraints.language import Compiler
 from quicksilver.constraints.lookaround import Boundary, Look, whole_text
 from quicksilver.errors import ConfigError, UnsupportedConstraintError
 
@@ -42,7 +42,7 @@ class Regex:
     """Whether a match anywhere in the text is enough."""
     dialect: Dialect = "python"
 
-    def expression(self, options: CompileOptions) -> Expression:
+    def expression(self, compiler: Compiler) -> Expression:
         return regex_expression(self.pattern, dialect=self.dialect, search=self.search)
 
 

@@ -36,8 +36,13 @@ def determinise(nfa: Nfa, start: int, num_symbols: int, meter: Meter) -> Dfa:
     accepting: list[bool] = []
     while len(rows) < len(subsets):
         subset = subsets[len(rows)]
-        edges = [edge for state in subset for edge in nfa.edges[state]]
-        parts = ((low, high, target(states)) for low, high, states in _cut(edges))
+        if len(subset) == 1:
+            # One state's own edges never overlap.
+            (state,) = subset
+            parts = [(low, high, target((to,))) for low, high, to in nfa.edges[state]]
+        else:
+            edges = [edge for state in subset for edge in nfa.edges[state]]
+            parts = [(low, high, target(states)) for low, high, states in _cut(edges)]
         rows.append([part for part in parts if part[2] != DEAD])
         accepting.append(any(map(closures.accepts, subset)) if accepting else closures.accepts_start(start))
     return from_rows(rows, accepting, num_symbols, is_clipped=nfa.is_clipped)
@@ -45,10 +50,6 @@ def determinise(nfa: Nfa, start: int, num_symbols: int, meter: Meter) -> Dfa:
 
 def _cut(edges: Edges) -> Iterable[tuple[int, int, tuple[int, ...]]]:
     """Overlapping intervals as intervals that do not overlap, each with the states behind it, ascending."""
-    if len(edges) == 1:
-        low, high, to = edges[0]
-        yield low, high, (to,)
-        return
     begins: dict[int, list[int]] = {}
     ends: dict[int, list[int]] = {}
     for low, high, to in edges:
@@ -77,7 +78,11 @@ class _Closures:
 
     def of(self, state: int) -> frozenset[int]:
         if state not in self._of:
-            self._of[state] = self._kept(self._reach(state, self._nfa.empty))
+            nfa = self._nfa
+            if nfa.empty[state] or not nfa.edges[state]:
+                self._of[state] = self._kept(self._reach(state, nfa.empty))
+            else:
+                self._of[state] = frozenset((state,))
         return self._of[state]
 
     def of_start(self, state: int) -> frozenset[int]:
@@ -85,6 +90,8 @@ class _Closures:
 
     def accepts(self, state: int) -> bool:
         """Whether the text may end in a state of a closure."""
+        if state not in self._nfa.at_end:
+            return state == self._nfa.final
         if state not in self._accepts:
             self._accepts[state] = self._nfa.final in self._reach(state, self._nfa.empty, self._nfa.at_end)
         return self._accepts[state]

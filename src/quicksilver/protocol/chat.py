@@ -4,7 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from quicksilver.protocol.constraints import ConstraintFields
 from quicksilver.protocol.sampling import MaxTokens, NumChoices, SamplingFields
+from quicksilver.protocol.tools import MAX_TOOLS, Tool, ToolCall, ToolCallDelta, ToolChoice
 from quicksilver.protocol.wire import DiffusionMeta, TraceStep, Usage, Wire
 
 
@@ -24,39 +26,8 @@ class Message(Wire):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
-
-
-class Function(Wire):
-    """What a tool is called and takes."""
-
-    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(Wire):
-    """A tool that the model may call."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class JsonSchema(Wire):
-    """A named schema."""
-
-    name: str
-    schema_: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
-    strict: bool | None = None
-
-
-class ResponseFormat(Wire):
-    """The form of the answer."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
 
 
 class Prediction(Wire):
@@ -66,7 +37,7 @@ class Prediction(Wire):
     content: Content
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(ConstraintFields, SamplingFields):
     """A conversation to continue."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -77,10 +48,11 @@ class ChatRequest(SamplingFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     prediction: Prediction | None = None
-    tools: list[Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    """None: ``auto`` if there are tools."""
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
+    """False: at most one call."""
 
     @property
     def token_limit(self) -> int | None:
@@ -111,8 +83,15 @@ class AssistantMessage(Wire):
     """The answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    """None where there are calls and no text."""
     refusal: None = None
+    tool_calls: list[ToolCall] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_calls(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = handler(self)
+        return found if self.tool_calls else {name: found[name] for name in found if name != "tool_calls"}
 
 
 class ChatChoice(Wire):
@@ -143,6 +122,7 @@ class Delta(Wire):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

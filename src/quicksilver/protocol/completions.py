@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from quicksilver.protocol.chat import AssistantMessage, Message
+from quicksilver.protocol.constraints import ConstraintFields
 from quicksilver.protocol.sampling import MaxTokens, NumChoices, SamplingFields
 from quicksilver.protocol.wire import DiffusionMeta, TraceStep, Usage, Wire
 
@@ -12,7 +13,7 @@ TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Prompt = str | TokenIds | Annotated[list[str], Field(min_length=1)] | Annotated[list[TokenIds], Field(min_length=1)]
 
 
-class CompletionRequest(SamplingFields):
+class CompletionRequest(ConstraintFields, SamplingFields):
     """Texts to continue, or to fill before a suffix."""
 
     prompt: Prompt
@@ -25,7 +26,7 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
 
-class FimRequest(SamplingFields):
+class FimRequest(ConstraintFields, SamplingFields):
     """A hole between ``prompt`` and ``suffix``."""
 
     prompt: str

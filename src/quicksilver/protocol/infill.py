@@ -4,11 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from quicksilver.protocol.constraints import ConstraintFields, HoleType
 from quicksilver.protocol.sampling import MaxTokens, SamplingFields
 from quicksilver.protocol.wire import CellFrame, TraceStep, Usage, Wire
 
 
-class HoleLimits(Wire):
+class HoleLimits(ConstraintFields):
     """What is asked of one hole."""
 
     length: MaxTokens | None = None
@@ -16,10 +17,12 @@ class HoleLimits(Wire):
     max_length: MaxTokens | None = None
     draft: Annotated[str, Field(min_length=1)] | None = None
     """Text to start from; the hole has its length."""
+    type: HoleType | None = None
+    """What the hole holds, instead of another constraint."""
 
 
-class InfillRequest(SamplingFields):
-    """A template, and what is known of its holes."""
+class InfillRequest(ConstraintFields, SamplingFields):
+    """A template, and what is known of its holes. A constraint is one of every hole that has none of its own."""
 
     template: str
     mark: Annotated[str, Field(min_length=1)] = "<FILL>"

@@ -20,6 +20,8 @@ class ServerConfig:
     """Requests that wait or run; more are refused with 503."""
     merge_seconds: float = 10.0
     """Longest merge of an apply request; a longer one is refused."""
+    max_kept_constraints: int = 128
+    """Compiled ones, those used last."""
     checks: Mapping[str, str] = field(default_factory=dict)
     """Commands that clients may have filled files checked by, by name; see ``coding.checks.CommandCheck``."""
     confines_checks: bool = True
@@ -34,7 +36,7 @@ class ServerConfig:
     """Whether logs may hold prompts and answers."""
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_prompts", "max_open"):
+        for name in ("max_body_bytes", "max_prompts", "max_open", "max_kept_constraints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("merge_seconds", "check_seconds"):

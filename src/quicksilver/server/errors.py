@@ -12,12 +12,15 @@ from starlette.exceptions import HTTPException
 from quicksilver.errors import (
     CheckError,
     ConfigError,
+    ConstraintTooLargeError,
     ContextLengthError,
     EngineError,
     MergeError,
     OverloadedError,
     SandboxError,
     StorageError,
+    UnsatisfiableConstraintError,
+    UnsupportedConstraintError,
     UsageError,
 )
 from quicksilver.protocol.wire import ErrorBody, ErrorResponse
@@ -51,6 +54,11 @@ class ApiError(Exception):
         self.status, self.headers = status, dict(headers or {})
         self.body = ErrorBody(message=message, type=kind, param=param, code=code)
 
+    def of(self, param: str) -> "ApiError":
+        """The same, about a field."""
+        body = self.body
+        return ApiError(self.status, body.message, kind=body.type, param=param, code=body.code, headers=self.headers)
+
 
 def unsupported(param: str, message: str) -> ApiError:
     """A field is understood, but what it asks for is not to be had."""
@@ -71,6 +79,13 @@ def retry_headers(seconds: float) -> dict[str, str]:
     }
 
 
+_CONSTRAINT_CODES = (
+    (UnsupportedConstraintError, "unsupported_constraint"),
+    (UnsatisfiableConstraintError, "unsatisfiable_constraint"),
+    (ConstraintTooLargeError, "constraint_too_large"),
+)
+
+
 def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retry_after: float = 1.0) -> ApiError:
     """What a client is told of an exception.
 
@@ -89,7 +104,8 @@ def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retr
         case MergeError():
             return ApiError(422, str(error), param="messages", code="merge_refused")
         case ConfigError():
-            return ApiError(400, str(error), param=_named(str(error), fields), code="invalid_value")
+            code = next((code for kind, code in _CONSTRAINT_CODES if isinstance(error, kind)), "invalid_value")
+            return ApiError(400, str(error), param=_named(str(error), fields), code=code)
         case UsageError():
             return ApiError(400, str(error), code="invalid_value")
         case OverloadedError():

@@ -89,7 +89,7 @@ class Shape(Protocol):
         """What opens a choice in a stream."""
         ...
 
-    def delta(self, head: Head, index: int, text: str) -> BaseModel:
+    def deltas(self, head: Head, index: int, text: str) -> Sequence[BaseModel]:
         """Settled text."""
         ...
 
@@ -97,7 +97,7 @@ class Shape(Protocol):
         """The whole canvas."""
         ...
 
-    def last(self, head: Head, index: int, completion: Completion) -> BaseModel:
+    def last(self, head: Head, index: int, completion: Completion) -> Sequence[BaseModel]:
         """What closes a choice."""
         ...
 
@@ -281,7 +281,8 @@ class _Stream:
             usage = await self._work.account(self._service, self._permit, self._answers, completions)
             is_settled = True
             for index, completion in enumerate(completions):
-                yield sse.event(self._work.shape.last(self._head, index, completion))
+                for body in self._work.shape.last(self._head, index, completion):
+                    yield sse.event(body)
             if self._work.fields.includes_usage:
                 yield sse.event(self._work.shape.usage(self._head, usage))
         except Exception as error:  # noqa: BLE001  # the status has been sent: told as an event
@@ -304,7 +305,7 @@ class _Stream:
             ]
         return used
 
-    def _told(self, index: int, event: StreamEvent) -> list[BaseModel]:
+    def _told(self, index: int, event: StreamEvent) -> Sequence[BaseModel]:
         shape, settled = self._work.shape, self._settled[index]
         if isinstance(event, Done):
             self._ended[index] = event.completion
@@ -319,14 +320,14 @@ class _Stream:
             return self._deltas(index, told)
         return [self._frame(index, event)] if isinstance(event, Snapshot) else []
 
-    def _deltas(self, index: int, text: str) -> list[BaseModel]:
+    def _deltas(self, index: int, text: str) -> Sequence[BaseModel]:
         if not text:
             return []
         if not self._has_text:
             self._has_text = True
             route = self._work.http.url.path
             self._service.metrics.first_text.labels(route).observe(time.monotonic() - self._started)
-        return [self._work.shape.delta(self._head, index, text)]
+        return self._work.shape.deltas(self._head, index, text)
 
     def _frame(self, index: int, snapshot: Snapshot) -> BaseModel:
         cells = snapshot.holes[0]

@@ -45,6 +45,18 @@ class Metrics:
         self.edits = Counter("quicksilver_edits", "Draft tokens that were replaced", registry=registry)
         self.preemptions = Counter("quicksilver_preemptions", "Requests that lost their pages", registry=registry)
         self.aborts = Counter("quicksilver_aborts", "Requests that were aborted", registry=registry)
+        self.constraints = Counter(
+            "quicksilver_constraints",
+            "Constraints asked for: known already, compiled, or refused",
+            ["outcome"],
+            registry=registry,
+        )
+        self.compiling = Histogram(
+            "quicksilver_constraint_compile_seconds",
+            "Compiling a constraint, or finding that it cannot be",
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._gauges(engine, registry)
 
     def _gauges(self, engine: Engine, registry: CollectorRegistry) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from quicksilver.api import DecodingOptions, Model
+from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.diffusion.spec import Objective
 from quicksilver.protocol.sampling import Effort, SamplingFields
 from quicksilver.server.errors import ApiError
@@ -15,7 +16,12 @@ _THRESHOLD_POLICIES = frozenset({"confidence_threshold", "joint_threshold"})
 
 
 def decoding_options(
-    fields: SamplingFields, model: Model, *, draft_threshold: float | None = None, num_alternatives: int = 0
+    fields: SamplingFields,
+    model: Model,
+    *,
+    draft_threshold: float | None = None,
+    num_alternatives: int = 0,
+    constraint: TokenAutomaton | None = None,
 ) -> DecodingOptions:
     """The options of a request.
 
@@ -44,6 +50,7 @@ def decoding_options(
         frequency_penalty=fields.frequency_penalty or 0.0,
         repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
         num_alternatives=num_alternatives,
+        constraint=constraint,
     )
     if draft_threshold is not None:
         options = replace(options, draft_threshold=draft_threshold)

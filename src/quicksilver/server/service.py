@@ -16,6 +16,7 @@ from quicksilver.engine.replay import fingerprint
 from quicksilver.errors import EngineError
 from quicksilver.server.chat_template import ChatTemplate
 from quicksilver.server.config import ServerConfig
+from quicksilver.server.constraints import Constraints
 from quicksilver.server.errors import ApiError, overloaded
 from quicksilver.server.metrics import Metrics
 
@@ -46,6 +47,7 @@ class Service:
         weights = fingerprint(model.engine.denoiser, model.spec)
         self.system_fingerprint = f"qs-{__version__}-{weights[:12]}"
         self.metrics = Metrics(model.engine)
+        self.constraints = Constraints(model, self.metrics, max_kept=config.max_kept_constraints)
         self.is_draining = False
         self._async_model: AsyncModel | None = None
         self._scoring = asyncio.Lock()

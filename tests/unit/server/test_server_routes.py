@@ -284,17 +284,10 @@ def test_infill_names_alternatives(client):
         ),
         (
             "/v1/chat/completions",
-            {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}},
-            400,
-            "response_format",
-            "constrained",
-        ),
-        (
-            "/v1/chat/completions",
             {"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"},
             400,
             "tool_choice",
-            "constrained",
+            "tools",
         ),
         (
             "/v1/chat/completions",

@@ -1,19 +1,25 @@
 """``POST /v1/chat/completions``."""
 
+import json
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from quicksilver.api import GenerateRequest
+from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.errors import UsageError
 from quicksilver.protocol.chat import ChatRequest, ChatResponse, Content, Message, text_of
+from quicksilver.protocol.tools import FunctionCall
+from quicksilver.server.chat_template import ChatTemplate
+from quicksilver.server.constraints import constraint_of
 from quicksilver.server.errors import ApiError, as_api_error, unsupported
 from quicksilver.server.generation import Work
 from quicksilver.server.routes._shared import CHAT_STREAM, ERRORS, ServiceOf, nth, run
 from quicksilver.server.sampling import decoding_options
 from quicksilver.server.service import Service
 from quicksilver.server.shapes import ChatShape
+from quicksilver.server.tools import Calling, calls_of
 
 router = APIRouter()
 
@@ -22,39 +28,31 @@ router = APIRouter()
 async def chat(body: ChatRequest, http: Request, service: ServiceOf) -> Response:
     """Continue a conversation."""
     service.name(body.model)
-    _check_supported(body)
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
+    template = _template(service)
     try:
-        requests, num_predicted = _requests(body, service)
+        content = constraint_of(body)
+        calls = calls_of(body, template, None if content is None else content[1])
+        if calls is not None:
+            constraint = await service.constraints.compiled(calls, param="tools")
+        else:
+            constraint = await service.constraints.of(body)
+        requests, num_predicted = _requests(body, service, template, constraint)
+        calling = (
+            None if calls is None else Calling(constraint=calls, most_tokens=service.model.token_limit(requests[0]))
+        )
     except UsageError as error:
         raise as_api_error(error, fields=frozenset(body.model_fields_set)) from error
-    shape = ChatShape(fields=body, tokenizer=service.model.tokenizer, has_logprobs=bool(body.logprobs))
+    tokenizer = service.model.tokenizer
+    shape = ChatShape(fields=body, tokenizer=tokenizer, has_logprobs=bool(body.logprobs), calling=calling)
     work = Work(
         http=http, fields=body, requests=requests, shape=shape, num_per_prompt=body.n, num_predicted=num_predicted
     )
     return await run(service, work)
 
 
-def _check_supported(body: ChatRequest) -> None:
-    if body.top_logprobs and not body.logprobs:
-        raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
-    wants_tool = body.tool_choice not in (None, "auto", "none")
-    is_strict = any(tool.function.strict for tool in body.tools or [])
-    if wants_tool or is_strict:
-        raise unsupported(
-            "tool_choice" if wants_tool else "tools",
-            "tool calls cannot be enforced yet: constrained decoding is not built; tool_choice may be auto or none",
-        )
-    form = body.response_format
-    if form is not None and form.type == "json_schema" and form.json_schema is None:
-        raise ApiError(400, "response_format of type json_schema needs json_schema", param="response_format")
-    if form is not None and form.type != "text":
-        raise unsupported(
-            "response_format",
-            f"response_format {form.type} cannot be enforced yet: constrained decoding is not built",
-        )
-
-
-def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest], int]:
+def _template(service: Service) -> ChatTemplate:
     if service.template is None:
         raise ApiError(
             400,
@@ -62,9 +60,19 @@ def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest
             param="messages",
             code="chat_template_missing",
         )
-    prompt = service.template.encode([_turn(message) for message in body.messages])
+    return service.template
+
+
+def _requests(
+    body: ChatRequest, service: Service, template: ChatTemplate, constraint: TokenAutomaton | None
+) -> tuple[list[GenerateRequest], int]:
+    tools = [] if body.tool_choice == "none" else body.tools or []
+    prompt = template.encode(
+        [_turn(message, template) for message in body.messages],
+        [tool.model_dump(exclude_none=True) for tool in tools],
+    )
     draft = _content(body.prediction.content, "prediction") if body.prediction else None
-    options = decoding_options(body, service.model, num_alternatives=body.top_logprobs or 0)
+    options = decoding_options(body, service.model, num_alternatives=body.top_logprobs or 0, constraint=constraint)
     num_predicted = len(service.model.tokenizer.encode(draft)) if draft else 0
     return [
         GenerateRequest(
@@ -74,9 +82,26 @@ def _requests(body: ChatRequest, service: Service) -> tuple[list[GenerateRequest
     ], num_predicted
 
 
-def _turn(message: Message) -> dict[str, Any]:
+def _turn(message: Message, template: ChatTemplate) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
-    return {"role": role, "content": _content(message.content, "messages")}
+    turn: dict[str, Any] = {"role": role, "content": _content(message.content, "messages")}
+    turn |= {name: value for name in ("name", "tool_call_id") if (value := getattr(message, name)) is not None}
+    calls = [{**call.model_dump(), "function": _called(call.function)} for call in message.tool_calls or ()]
+    if calls and template.shows_calls:
+        turn["tool_calls"] = calls
+    elif calls:
+        # As the model writes them under this template.
+        written = [json.dumps(call["function"], ensure_ascii=False, separators=(",", ":")) for call in calls]
+        turn["content"] = "\n".join([turn["content"], *written] if turn["content"] else written)
+    return turn
+
+
+def _called(function: FunctionCall) -> dict[str, Any]:
+    """Arguments as values, which is what templates expect; those that are no JSON stay a text."""
+    try:
+        return {"name": function.name, "arguments": json.loads(function.arguments)}
+    except ValueError:
+        return function.model_dump()
 
 
 def _content(content: Content | None, param: str) -> str:

@@ -76,7 +76,7 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     if body.repairs is not None:
         raise ApiError(400, "repairs are of a check: name one in check, or leave repairs out", param="repairs")
     try:
-        request = _request(body, service)
+        request = await _request(body, service)
         permit = await http.app.state.gate.admit(
             http, model=head.model, num_input=count_input(service, request), max_output=most_output(request)
         )
@@ -103,7 +103,7 @@ async def _infill_checked(body: InfillRequest, name: str, http: Request, service
         raise ApiError(400, "a check answers at its end, not as a stream: leave stream out", param="stream")
     repairs = Repairs() if body.repairs is None else Repairs(rounds=body.repairs)
     try:
-        request, check = _request(body, service), find_check(name, service.config)
+        request, check = await _request(body, service), find_check(name, service.config)
         most = most_output(request) * (1 + repairs.rounds * repairs.drafts)
         permit = await http.app.state.gate.admit(
             http, model=head.model, num_input=count_input(service, request), max_output=most
@@ -118,19 +118,29 @@ async def _infill_checked(body: InfillRequest, name: str, http: Request, service
     return JSONResponse(_whole(body, head, completion, usage).model_dump(mode="json"))
 
 
-def _request(body: InfillRequest, service: Service) -> Infill:
+async def _request(body: InfillRequest, service: Service) -> Infill:
+    constraint = await service.constraints.of(body)
     return Infill(
         texts=split_template(body.template, body.mark),
-        holes=None if body.holes is None else tuple(map(_hole, body.holes)),
+        holes=None if body.holes is None else tuple([await _hole(each, service) for each in body.holes]),
         layout=parse_layout(body.layout),
         options=decoding_options(
-            body, service.model, draft_threshold=body.draft_threshold, num_alternatives=body.top_logprobs
+            body,
+            service.model,
+            draft_threshold=body.draft_threshold,
+            num_alternatives=body.top_logprobs,
+            constraint=constraint,
         ),
     )
 
 
-def _hole(limits: HoleLimits) -> HoleOptions:
-    return HoleOptions(length=limits.length, max_length=limits.max_length, draft=limits.draft)
+async def _hole(limits: HoleLimits, service: Service) -> HoleOptions:
+    return HoleOptions(
+        length=limits.length,
+        max_length=limits.max_length,
+        draft=limits.draft,
+        constraint=await service.constraints.of(limits),
+    )
 
 
 def _token(token: Token) -> TokenConfidence:

@@ -41,6 +41,7 @@ GENERATING = (
 )
 _PARAMETERS = (
     "cache",
+    "choice",
     "deadline_ms",
     "frequency_penalty",
     "logit_bias",
@@ -49,7 +50,9 @@ _PARAMETERS = (
     "max_tokens",
     "policy",
     "presence_penalty",
+    "regex",
     "repetition_penalty",
+    "response_format",
     "revision",
     "seed",
     "steps",
@@ -92,7 +95,7 @@ def _model(service: Service, name: str, prices: ModelPricing) -> ModelObject:
         max_output_length=served.max_length,
         pricing=prices,
         supported_sampling_parameters=list(_PARAMETERS),
-        supported_features=[],
+        supported_features=["json_mode", "structured_outputs", "tools"],
         supported_endpoints=endpoints,
     )
 

@@ -1,0 +1,1 @@
+"""JSON Schema as a set of texts: schemas to formulas, formulas to expressions."""
