@@ -3,7 +3,7 @@
 JSON lines. The first line is ``{"format", "version", "model", "fingerprint"}``, every further one a request that ended:
 ``{"request": {"task", "params", "stop", "deadline_ms", "may_follow_load", "block_lengths"}, "result": {…, "trace":
 [[step, hole, position, token_id, confidence], …]}}``. Names are those of the dataclasses; unknown names are errors, and
-names that an older program did not write mean their defaults.
+names that an older program did not write mean their defaults. A constraint is its automaton, arrays as lists.
 """
 
 import json
@@ -15,8 +15,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
+import numpy as np
+
 from quicksilver import decoding
-from quicksilver.decoding import Hole, Policy, Result, SamplingParams, StopRule, Text, TraceEntry
+from quicksilver.constraints.automaton import TokenAutomaton
+from quicksilver.decoding import Hole, Policy, Result, Revising, SamplingParams, StopRule, Text, TraceEntry
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.errors import ConfigError, InputError, UsageError
 
@@ -35,12 +38,31 @@ _POLICIES: dict[str, type] = {
         decoding.JointThreshold,
         decoding.Renoise,
         decoding.ReMDM,
+        decoding.Revising,
         decoding.Timesteps,
         decoding.SelfSpeculative,
     )
 }
+_REVISIONS: dict[str, type] = {
+    kind.__name__: kind for kind in (decoding.TokenEdits, decoding.MaskAndRepredict, decoding.RandomRemasks)
+}
 _NOT_PLAIN = ("policy", "stop")
 """Of ``SamplingParams``: a policy is an object of one of several classes, a stop rule is built from strings."""
+
+_INTS, _FLAGS = tuple[int, ...], tuple[bool, ...]
+_CONSTRAINT: dict[str, Any] = {
+    "token_class": _INTS,
+    "edge_from": _INTS,
+    "edge_class": _INTS,
+    "edge_to": _INTS,
+    "start": int,
+    "end": int,
+    "is_accepting": _FLAGS,
+    "distance": _INTS,
+    "is_clipped": bool,
+    "fingerprint": str,
+}
+"""Fields of a ``TokenAutomaton``, arrays as lists."""
 
 T = TypeVar("T")
 
@@ -74,8 +96,10 @@ def traced_run(request: Request, result: Result) -> TracedRun:
         ConfigError: its policy is not one of this package's, or its stop rule was not built from strings.
     """
     policy, rule = request.params.policy, request.params.stop
-    if policy is not None and type(policy) not in _POLICIES.values():
-        raise ConfigError(f"a trace cannot hold policy {type(policy).__name__}; known: {', '.join(_POLICIES)}")
+    parts = [policy.unmasking, policy.revision] if isinstance(policy, Revising) else []
+    for each in (policy, *parts):
+        if each is not None and type(each) not in (*_POLICIES.values(), *_REVISIONS.values()):
+            raise ConfigError(f"a trace cannot hold policy {type(each).__name__}; known: {', '.join(_POLICIES)}")
     return TracedRun(
         request=replace(request, params=replace(request.params, stop=None)), stop=_stop_strings(rule), result=result
     )
@@ -96,7 +120,9 @@ def save(path: Path, trace: Trace) -> None:
     """
     head = {"format": FORMAT, "version": VERSION, "model": trace.model, "fingerprint": trace.fingerprint}
     lines = [head, *(_run_to_json(run) for run in trace.runs)]
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    text = "".join(
+        json.dumps(line, ensure_ascii=False, allow_nan=False, default=_constraint_to_json) + "\n" for line in lines
+    )
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -144,7 +170,7 @@ def _run_to_json(run: TracedRun) -> dict[str, object]:
     for name in _NOT_PLAIN:
         del params[name]
     if policy is not None:
-        params["policy"] = {"kind": type(policy).__name__} | _plain(policy)
+        params["policy"] = _policy_to_json(policy)
     result = _plain(run.result)
     result["trace"] = [[e.step, e.hole, e.position, e.token_id, e.confidence] for e in run.result.trace]
     return {
@@ -160,6 +186,14 @@ def _run_to_json(run: TracedRun) -> dict[str, object]:
     }
 
 
+def _policy_to_json(policy: Policy) -> Mapping[str, object]:
+    parts = {}
+    if isinstance(policy, Revising):
+        parts = {"unmasking": _policy_to_json(policy.unmasking)}
+        parts["revision"] = {"kind": type(policy.revision).__name__} | _plain(policy.revision)
+    return {"kind": type(policy).__name__} | _plain(policy) | parts
+
+
 def _task_to_json(task: Continuation | Filling) -> Mapping[str, object]:
     if isinstance(task, Continuation):
         return {"kind": "continuation"} | _plain(task)
@@ -170,6 +204,22 @@ def _task_to_json(task: Continuation | Filling) -> Mapping[str, object]:
 def _plain(value: Any) -> dict[str, Any]:  # noqa: ANN401  # no type says: a dataclass
     """The fields of a flat dataclass; json writes tuples as lists and StrEnums as strings."""
     return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
+def _constraint_to_json(value: object) -> dict[str, object]:
+    """What ``json`` cannot write by itself."""
+    if not isinstance(value, TokenAutomaton):
+        raise TypeError(f"a trace cannot hold a {type(value).__name__}")
+    return {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in _plain(value).items()}
+
+
+def _read_constraint(data: object) -> TokenAutomaton:
+    given = dict(_named(data, [each.name for each in fields(TokenAutomaton)], "constraint"))
+    for name, kind in _CONSTRAINT.items():
+        given[name] = _restore(given[name], kind)
+        if kind in (_INTS, _FLAGS):
+            given[name] = np.array(given[name], dtype=np.int32 if kind is _INTS else np.bool_)
+    return TokenAutomaton(**given)
 
 
 def _read_run(data: object) -> TracedRun:
@@ -209,6 +259,12 @@ def _read_policy(data: object) -> Policy | None:
     if data is None:
         return None
     kind, rest = _split_kind(data, tuple(_POLICIES), "policy")
+    if _POLICIES[kind] is Revising:
+        unmasking = _read_policy(rest.get("unmasking"))
+        revision, given = _split_kind(rest.get("revision"), tuple(_REVISIONS), "revision")
+        if unmasking is None:
+            raise InputError("a policy with a revision needs unmasking")
+        return Revising(unmasking=unmasking, revision=_build(_REVISIONS[revision], given))
     return _build(_POLICIES[kind], rest)
 
 
@@ -260,6 +316,8 @@ def _restore(value: object, hint: object) -> Any:  # noqa: ANN401  # of the type
     """The value that JSON's ``value`` stands for where a field has type ``hint``."""
     if hint is float and type(value) is int:
         return float(value)
+    if hint is TokenAutomaton:
+        return _read_constraint(value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     options = get_args(hint)
