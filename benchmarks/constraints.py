@@ -24,7 +24,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from common import finish, load_model, load_parts, markdown_table, progress, reported_errors, verbatim
-from constraints_rivals import ENGINES, judge_all, read_suite
+from constraints_rivals import ENGINES, Group, judge_all, read_suite
 from jsonschema import Draft202012Validator
 
 from quicksilver.api import DecodingOptions, GenerateRequest, Model
@@ -97,6 +97,7 @@ def main(
     items: Annotated[int, typer.Option(help="Random schemas.", min=1)] = 1000,
     steps: Annotated[int, typer.Option(help="Documents of each schema whose steps are timed.", min=1)] = 10,
     max_tokens: Annotated[int, typer.Option(help="Of a document.", min=16)] = 128,
+    sample: Annotated[int | None, typer.Option(help="Schemas of the suite, drawn at random. [default: all]")] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Only this engine's coverage; may be repeated.")] = None,
     seconds: Annotated[float, typer.Option(help="After which an engine is taken to hang on a schema.")] = 30.0,
     threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
@@ -106,7 +107,7 @@ def main(
     torch.set_num_threads(threads)
     parts, engines = only or list(Part), engine or list(ENGINES)
     report: dict[str, Any] = {
-        "model": model, "items": items, "max_tokens": max_tokens, "threads": threads, "seed": seed,
+        "model": model, "items": items, "max_tokens": max_tokens, "threads": threads, "seed": seed, "sample": sample,
         "environment": environment(),
     }  # fmt: skip
     with reported_errors():
@@ -114,10 +115,11 @@ def main(
             raise ConfigError(f"no engine {unknown[0]!r}; known: {', '.join(ENGINES)}")
         if suite is None and {Part.COVERAGE, Part.COMPILING} & set(parts):
             raise ConfigError("coverage and compiling need --suite; or leave them out by --only")
-        if suite is not None and Part.COVERAGE in parts:
-            report["coverage"] = measure_coverage(suite, engines, seconds)
-        if suite is not None and Part.COMPILING in parts:
-            report["compiling"] = measure_compiling(suite, model)
+        groups = [] if suite is None else read_suite(suite, sample, seed)
+        if Part.COVERAGE in parts:
+            report["coverage"] = measure_coverage(groups, engines, seconds)
+        if Part.COMPILING in parts:
+            report["compiling"] = measure_compiling(groups, model)
         if Part.STEP in parts:
             report["step"] = measure_steps(load_model(model, "cpu"), steps, max_tokens, seed)
         if Part.VALIDITY in parts:
@@ -125,9 +127,9 @@ def main(
         finish(out, report, "\n\n".join(_table(report[part]) for part in parts))
 
 
-def measure_coverage(suite: Path, engines: Sequence[str], seconds: float) -> list[dict[str, Any]]:
+def measure_coverage(groups: list[Group], engines: Sequence[str], seconds: float) -> list[dict[str, Any]]:
     """A row per engine."""
-    groups, rows = read_suite(suite), []
+    rows = []
     with progress() as bar:
         for name in engines:
             task = bar.add_task(name, total=len(groups), detail="")
@@ -143,12 +145,11 @@ def measure_coverage(suite: Path, engines: Sequence[str], seconds: float) -> lis
     return rows
 
 
-def measure_compiling(suite: Path, model: str) -> list[dict[str, Any]]:
+def measure_compiling(groups: list[Group], model: str) -> list[dict[str, Any]]:
     """From schema to automaton over tokens, caches apart."""
     tokenizer = load_parts(model, "cpu")[2]
     vocabulary, eos = vocabulary_of(tokenizer), eos_of(tokenizer)
     times, states = [], []
-    groups = read_suite(suite)
     with progress() as bar:
         task = bar.add_task("compiling", total=len(groups), detail="")
         for group in groups:
