@@ -4,9 +4,9 @@ import hashlib
 import json
 from collections import OrderedDict
 from dataclasses import asdict
+from importlib.metadata import version
 from threading import Lock
 
-from quicksilver import __version__
 from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.constraint import CompileOptions, Constraint, canonical
 from quicksilver.constraints.language import Compiler
@@ -69,7 +69,7 @@ def compile_here(
 def fingerprint_of(constraint: Constraint, vocabulary: Vocabulary, options: CompileOptions, eos_token_id: int) -> str:
     """sha256 of all that the automaton depends on; limits are none of it."""
     depends = {name: value for name, value in asdict(options).items() if name != "limits"}
-    parts = [__version__, VERSION, canonical(constraint), vocabulary.fingerprint, depends, eos_token_id]
+    parts = [version("quicksilver-lm"), VERSION, canonical(constraint), vocabulary.fingerprint, depends, eos_token_id]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
 
 
