@@ -28,8 +28,8 @@ from quicksilver.server.metrics import Metrics
 ANY_OBJECT = JsonSchema({"type": "object"})
 _AT_ONCE = 2
 """Processes that compile."""
-_GRACE_S = 5.0
-"""For a process to start, and to notice by itself that its time is up."""
+_GRACE_S = 15.0
+"""For a process to start on a busy machine, and to notice by itself that its time is up."""
 
 
 class Constraints:
