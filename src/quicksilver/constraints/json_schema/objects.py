@@ -187,7 +187,8 @@ class ObjectWriter:
                 raise UnsupportedConstraintError(
                     f"{what} is not supported where names are not listed: a name that is repeated would count twice"
                 )
-            if isinstance(atom, Others | PatternProperty) and not sign and atom.formula is not self._algebra.false:
+            decides = isinstance(atom, Others | PatternProperty) and atom.formula.operator not in ("true", "false")
+            if decides and not sign:
                 raise UnsupportedConstraintError(
                     "additionalProperties or patternProperties in a not, oneOf or if: the value that decides could be "
                     "hidden by another of the same name"
