@@ -11,6 +11,7 @@ QuicksilverError
 │   ├── MergeError        an edit does not say for certain what becomes of the file
 │   └── CheckpointError   a model folder is missing, incomplete or contradicts itself
 ├── SandboxError          untrusted code cannot be run here, or a sandbox broke
+├── CheckError            a check of what was written could not be run, or a file does not pass it
 ├── CorpusError           the corpus could not be rebuilt as pinned
 ├── AccessError           a request is refused for whose it is, not for what it asks
 │   ├── AuthenticationError  no API key, an unknown one or a revoked one
@@ -59,6 +60,10 @@ class ContextLengthError(InputError):
 
 class MergeError(UsageError):
     """An edit cannot be merged into its file without guessing or losing code; the message is the reason."""
+
+
+class CheckError(QuicksilverError):
+    """A check of what was written could not be run, or what was written does not pass it."""
 
 
 class CheckpointError(UsageError):

@@ -1,5 +1,6 @@
 """The Python API: load a checkpoint folder, generate, fill holes, score, look at logits."""
 
+from quicksilver.api.checking import Check, Problem, Repairs
 from quicksilver.api.events import Cell, Done, Draft, Edit, Snapshot, StreamEvent
 from quicksilver.api.loading import bundled_models, load
 from quicksilver.api.model import Model
@@ -13,7 +14,7 @@ from quicksilver.api.requests import (
     InfillRequest,
     split_template,
 )
-from quicksilver.api.results import Alternative, Completion, HoleText, Token
+from quicksilver.api.results import Alternative, CheckReport, Completion, HoleText, Token
 from quicksilver.api.scoring import Score
 from quicksilver.api.serving import Answer, AsyncModel
 from quicksilver.api.settled import SettledText
@@ -27,6 +28,8 @@ __all__ = [
     "AnyConstraint",
     "AsyncModel",
     "Cell",
+    "Check",
+    "CheckReport",
     "Commit",
     "Completion",
     "DecodingOptions",
@@ -40,8 +43,10 @@ __all__ = [
     "InfillLayout",
     "InfillRequest",
     "Model",
+    "Problem",
     "Ranks",
     "Remask",
+    "Repairs",
     "Resize",
     "Score",
     "SettledText",

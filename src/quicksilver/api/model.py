@@ -1,16 +1,16 @@
 """A loaded model: the object behind ``quicksilver.load``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import chain
 from typing import Unpack
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-
 from quicksilver import decoding
+from quicksilver.api.checking import DEFAULT_REPAIRS, Check, Repairs, fill_checked_now
 from quicksilver.api.events import Done, StreamEvent
 from quicksilver.api.network import recompute
 from quicksilver.api.planner import Planner
+from quicksilver.api.readings import Readings
 from quicksilver.api.requests import (
     MARK,
     AnyConstraint,
@@ -22,12 +22,11 @@ from quicksilver.api.requests import (
     split_template,
 )
 from quicksilver.api.results import Completion
-from quicksilver.api.scoring import Score, score_tokens
 from quicksilver.api.session import Plan, timed
 from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.decoding import CanvasLogits
-from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
+from quicksilver.diffusion.spec import DiffusionSpec
 from quicksilver.engine.engine import Engine, EngineConfig
 from quicksilver.engine.network import follow
 from quicksilver.engine.request import Request as EngineRequest
@@ -37,9 +36,10 @@ from quicksilver.models.parallel import ParallelDenoiser
 from quicksilver.tokenization.tokenizer import Tokenizer
 
 _NUM_PSM_SENTINELS = 3
+Events = Generator[StreamEvent, None, None]
 
 
-class Model:
+class Model(Readings):
     """Generates, fills holes, scores. Every call stands alone, and one at a time per model."""
 
     def __init__(
@@ -92,11 +92,6 @@ class Model:
         return self._denoiser.num_parameters
 
     @property
-    def max_length(self) -> int:
-        """Longest canvas, in tokens: prompt or visible text, sentinels and everything written."""
-        return self._planner.max_length
-
-    @property
     def engine(self) -> Engine:
         """The engine that runs every request; page memory is taken at its first use."""
         if self._engine is None:
@@ -147,25 +142,21 @@ class Model:
         hole_length: int | None = None,
         max_hole_length: int | None = None,
         layout: str | None = None,
+        check: Check | None = None,
+        repairs: Repairs = DEFAULT_REPAIRS,
         **options: Unpack[DecodingKeywords],
     ) -> Completion:
         """Fill the hole between two texts; see ``InfillRequest`` and ``DecodingOptions`` for the parameters.
 
         Texts longer than the model's context are seen only near the hole. ``text`` of the result is prefix, filling
-        and suffix; ``holes[0].text`` the filling alone.
+        and suffix; ``holes[0].text`` the filling alone. With a ``check`` (``quicksilver.coding.checks`` has some) what
+        does not pass is written anew, see ``api.checking``.
 
         Raises:
             InputError: the hole alone does not fit the model's context.
             ConfigError: parameters contradict each other or the checkpoint.
         """
-        request = InfillRequest(
-            texts=(prefix, suffix),
-            hole_length=hole_length,
-            max_hole_length=max_hole_length,
-            layout=parse_layout(layout),
-            options=DecodingOptions(**options),
-        )
-        return self.run(request)
+        return self._fill((prefix, suffix), hole_length, max_hole_length, layout, check, repairs, options)
 
     def infill_template(
         self,
@@ -175,6 +166,8 @@ class Model:
         hole_length: int | None = None,
         max_hole_length: int | None = None,
         layout: str | None = None,
+        check: Check | None = None,
+        repairs: Repairs = DEFAULT_REPAIRS,
         **options: Unpack[DecodingKeywords],
     ) -> Completion:
         """Fill every ``mark`` of a text together, as ``infill`` does one.
@@ -183,14 +176,27 @@ class Model:
             InputError: there is no mark, or the holes alone do not fit the model's context.
             ConfigError: parameters contradict each other or the checkpoint.
         """
+        texts = split_template(template, mark)
+        return self._fill(texts, hole_length, max_hole_length, layout, check, repairs, options)
+
+    def _fill(
+        self,
+        texts: tuple[str, ...],
+        hole_length: int | None,
+        max_hole_length: int | None,
+        layout: str | None,
+        check: Check | None,
+        repairs: Repairs,
+        options: DecodingKeywords,
+    ) -> Completion:
         request = InfillRequest(
-            texts=split_template(template, mark),
+            texts=texts,
             hole_length=hole_length,
             max_hole_length=max_hole_length,
             layout=parse_layout(layout),
             options=DecodingOptions(**options),
         )
-        return self.run(request)
+        return self.run(request) if check is None else self.run_checked(request, check, repairs)
 
     def run(self, request: GenerateRequest | InfillRequest) -> Completion:
         """The completion of a request.
@@ -198,10 +204,30 @@ class Model:
         Raises:
             InputError, ConfigError: as ``generate`` and ``infill``.
         """
-        for event in self._stream(request, has_snapshots=False):
-            if isinstance(event, Done):
-                return event.completion
-        raise InputError("the stream ended without a result")
+        return _completion(self._stream(request, has_snapshots=False))
+
+    def run_together(self, requests: Sequence[GenerateRequest | InfillRequest]) -> list[Completion]:
+        """The completions of several requests that share forwards, in their order.
+
+        Raises:
+            InputError, ConfigError: as ``generate`` and ``infill``; then none is run to its end.
+        """
+        with ExitStack() as open_streams:
+            opened, streams = [], []
+            for request in requests:
+                streams.append(open_streams.enter_context(closing(self._stream(request, has_snapshots=False))))
+                # A stream that has not begun would not abort its request where another one fails.
+                opened.append(next(streams[-1]))
+            return [_completion(chain([first], rest)) for first, rest in zip(opened, streams, strict=True)]
+
+    def run_checked(self, request: InfillRequest, check: Check, repairs: Repairs = DEFAULT_REPAIRS) -> Completion:
+        """The completion of a request, repaired until it passes a check or ``repairs`` are spent.
+
+        Raises:
+            InputError, ConfigError: as ``infill``.
+            CheckError: the check could not be run.
+        """
+        return fill_checked_now(request, check, repairs, self.tokenizer, self.run_together)
 
     def stream(self, request: GenerateRequest | InfillRequest) -> Iterator[StreamEvent]:
         """The events of a request while it runs; the last is Done. Bad requests raise here, before the first event.
@@ -214,12 +240,12 @@ class Model:
         """
         return self._stream(request, has_snapshots=True)
 
-    def _stream(self, request: GenerateRequest | InfillRequest, *, has_snapshots: bool) -> Iterator[StreamEvent]:
+    def _stream(self, request: GenerateRequest | InfillRequest, *, has_snapshots: bool) -> Events:
         plan = self.plan(request, has_frames=has_snapshots)
         # Submitted here and not at the first event, so that a bad request raises at once.
         return self._follow(plan, self.engine.stream(next(plan.jobs)))
 
-    def _follow(self, plan: Plan, events: Iterator[decoding.Event]) -> Iterator[StreamEvent]:
+    def _follow(self, plan: Plan, events: Iterator[decoding.Event]) -> Events:
         submitted = self.engine.clock()
         while True:
             yield from timed(plan.session, events)
@@ -254,83 +280,9 @@ class Model:
         """
         return self._planner.engine_request(request, has_frames=has_frames)
 
-    def score(self, text: str, *, num_subsets: int = 4, seed: int = 0) -> Score:
-        """Negative log-likelihood of a text from the start of a file: exact if autoregressive, else an upper bound.
 
-        Args:
-            text: at least one token and no longer than the model's context.
-            num_subsets: random masks per masked count; the bound's standard error falls with the root of it.
-            seed: of the masks.
-
-        Raises:
-            InputError: the text is empty or too long.
-            ConfigError: the checkpoint's objective has no such likelihood.
-        """
-        token_ids = self.tokenizer.encode(text)
-        if not token_ids:
-            raise InputError("an empty text has no likelihood to score")
-        self._planner.require_room(len(token_ids) + 1, "the text with its start token")
-        num_bytes = len(text.encode("utf-8"))
-        return score_tokens(
-            self._denoiser, self.spec, token_ids, num_bytes=num_bytes, num_subsets=num_subsets, seed=seed
-        )
-
-    @torch.inference_mode()
-    def next_token_logprobs(self, token_ids: Sequence[int]) -> Float[Tensor, "L V"]:
-        """Log-probabilities of every token of a text given those before it, by the next-token reading.
-
-        Exact for an autoregressive checkpoint. A mask-trained one has this reading besides its own if its committed
-        tokens are causal: it is the text's likelihood under the same weights, though not under the diffusion process.
-
-        Args:
-            token_ids: the text, without the start token, which is given before it.
-
-        Raises:
-            InputError: the text is empty or too long.
-            ConfigError: the checkpoint has no such reading.
-        """
-        start = self.spec.special.file
-        is_causal = self.spec.objective is Objective.AUTOREGRESSIVE or self.spec.has_causal_context
-        if start is None or not is_causal or Layout.BLOCK_CAUSAL not in self.spec.layouts:
-            raise ConfigError(
-                "this checkpoint does not predict the next token, so it has no log-probabilities of a text"
-            )
-        if not token_ids:
-            raise InputError("an empty text has no log-probabilities")
-        self._planner.require_room(len(token_ids) + 1, "the text with its start token")
-        canvas = torch.tensor([start, *token_ids])
-        return self._logits_fn.raw(canvas, torch.arange(len(canvas)))[:-1].float().log_softmax(-1).cpu()
-
-    def logits(self, token_ids: Sequence[int], *, layout: Layout | None = None) -> Float[Tensor, "L V"]:
-        """Raw float32 logits of one canvas, row for row as the network gives them: never shifted, nothing forbidden.
-
-        Args:
-            token_ids: the canvas, sentinels included; nothing is added.
-            layout: one of ``spec.layouts``; None takes the first. In place every position sees every other one.
-                Block-causal is causal attention for an autoregressive checkpoint, else a grid of ``spec.block_length``
-                from the first token, whose last block is the draft if committed tokens are causal.
-
-        Raises:
-            InputError: the canvas is empty or too long, or an id is out of range.
-            ConfigError: the checkpoint was not trained in the layout.
-        """
-        layout = self.spec.layouts[0] if layout is None else layout
-        if layout not in self.spec.layouts:
-            raise ConfigError(
-                f"this checkpoint was not trained in layout {layout}; it knows {', '.join(self.spec.layouts)}"
-            )
-        if not token_ids:
-            raise InputError("an empty canvas has no logits")
-        self._planner.require_room(len(token_ids), "the canvas")
-        vocab_size = self._denoiser.config.vocab_size
-        if not 0 <= min(token_ids) <= max(token_ids) < vocab_size:
-            raise InputError(f"token ids must lie in [0, {vocab_size}), got {min(token_ids)} to {max(token_ids)}")
-        blocks = self._blocks(len(token_ids)) if layout is Layout.BLOCK_CAUSAL else torch.zeros(len(token_ids)).long()
-        # Cloned out of inference mode, so that the caller may write to it.
-        return self._logits_fn.raw(torch.tensor(list(token_ids)), blocks).cpu().clone()
-
-    def _blocks(self, length: int) -> Int[Tensor, " L"]:
-        positions, block_length = torch.arange(length), self._planner.block_length(None)
-        if self.spec.has_causal_context:
-            return positions.clamp(max=(length - 1) // block_length * block_length)
-        return positions // block_length
+def _completion(events: Iterable[StreamEvent]) -> Completion:
+    for event in events:
+        if isinstance(event, Done):
+            return event.completion
+    raise InputError("the stream ended without a result")

@@ -41,6 +41,22 @@ class HoleText:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckReport:
+    """What came of a check, see ``api.checking``."""
+
+    name: str
+    parts: tuple[str, ...]
+    """What was checked, in words."""
+    is_passed: bool
+    num_rounds: int
+    """How often a repair was tried."""
+    num_drafts: int
+    """Drafts of all these rounds."""
+    problems: tuple[str, ...]
+    """What is still wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Completion:
     """A finished request, and what it took."""
 
@@ -61,6 +77,8 @@ class Completion:
     """Forwards that saw rows as an earlier one had computed them; 0 with cache ``exact``."""
     num_stale_rows: int = 0
     """Those rows, summed over these forwards."""
+    check: CheckReport | None = None
+    """None: nothing was checked. With one, costs are those of all drafts."""
 
     @property
     def num_tokens(self) -> int:

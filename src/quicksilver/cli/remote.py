@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from quicksilver.cli.checking import require_passed
 from quicksilver.cli.files import write_text
 from quicksilver.client import Client, HoleLimits, ReplyError, RequestOptions
 from quicksilver.protocol.wire import Usage
@@ -37,6 +38,7 @@ class Report:
         usage: Usage | None,
         finish_reason: str | None,
         holes: list[dict[str, object]] | None = None,
+        check: dict[str, object] | None = None,
     ) -> None:
         """Write what is not written yet."""
         seconds = time.monotonic() - self._started
@@ -50,6 +52,7 @@ class Report:
         if self._is_json:
             body = {"model": model, "text": text, "holes": holes or [{"text": text}], **told}
             body |= {"seconds": round(seconds, 4), "finish_reason": finish_reason, "seed": self._seed}
+            body |= {} if check is None else {"check": check}
             write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", None)
         if self._is_verbose:
             named = {"tokens": told["num_tokens"], "NFE": told["nfe"], "TPF": told["tpf"], "model": model}
@@ -85,12 +88,23 @@ def infill(
     mark: str,
     limits: HoleLimits,
     layout: str | None,
+    check: str | None,
+    repairs: int | None,
     decoding: Mapping[str, Any],
 ) -> None:
     """Print a template whose holes a server filled."""
     with Client(server, model=model) as client:
         holes = [limits] * template.count(mark) if mark and limits != HoleLimits() else None
-        filled = client.infill(template, mark=mark, holes=holes, layout=layout, options=RequestOptions(**decoding))
+        filled = client.infill(
+            template,
+            mark=mark,
+            holes=holes,
+            layout=layout,
+            check=check,
+            repairs=repairs,
+            options=RequestOptions(**decoding),
+        )
+    told = None if filled.check is None else filled.check.model_dump(mode="json")
     if report.is_streamed:
         write_text(filled.text, None)
     report.end(
@@ -99,4 +113,6 @@ def infill(
         usage=filled.usage,
         finish_reason=filled.finish_reason,
         holes=[hole.model_dump(mode="json") for hole in filled.holes],
+        check=told,
     )
+    require_passed(told)

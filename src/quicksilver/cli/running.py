@@ -2,13 +2,25 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
-from quicksilver.api import Completion, Done, GenerateRequest, InfillRequest, Model, Snapshot
+from quicksilver.api import (
+    Check,
+    Completion,
+    Done,
+    GenerateRequest,
+    InfillRequest,
+    Model,
+    Problem,
+    Repairs,
+    Snapshot,
+)
+from quicksilver.cli.checking import Watched, outcome
 from quicksilver.cli.terminal import spinner
 from quicksilver.cli.watch import HoleView
 from quicksilver.engine.replay import Trace, fingerprint, recording, save
@@ -29,6 +41,17 @@ def follow(model: Model, request: GenerateRequest | InfillRequest, *, is_watched
             elif isinstance(event, Done):
                 return event.completion
     raise InputError("the stream ended without a result")
+
+
+def follow_checked(model: Model, request: InfillRequest, check: Check, rounds: int | None) -> Completion:
+    """The completion of a request with a check in the loop, with its progress on stderr."""
+    with spinner("decoding …") as status:
+        watched = Watched(check, lambda problems: status.update(_repairing(problems)))
+        return model.run_checked(request, watched, Repairs() if rounds is None else Repairs(rounds=rounds))
+
+
+def _repairing(problems: Sequence[Problem]) -> str:
+    return f"repairing: {escape(problems[0].message)} …" if problems else "it passes"
 
 
 @contextmanager
@@ -82,4 +105,6 @@ def to_json(model: Model, completion: Completion) -> str:
         "finish_reason": str(completion.finish_reason),
         "seed": completion.seed,
     }
+    if completion.check is not None:
+        report["check"] = outcome(completion.check)
     return json.dumps(report, indent=2, ensure_ascii=False) + "\n"

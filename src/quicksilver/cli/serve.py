@@ -16,6 +16,7 @@ EXAMPLES = r"""quicksilver serve
 quicksilver serve --model runs/my-model/final --port 9000 --served-model-name gpt-4o mercury-coder
 quicksilver serve --model downloads/LLaDA-8B-Instruct --dry-run
 torchrun --nproc-per-node 2 -m quicksilver serve --model runs/large      # two processes: docs/parallel.md
+quicksilver serve --check 'types=mypy {}' --check 'tests=pytest -q {}'
 quicksilver serve --host 0.0.0.0      # needs keys: quicksilver keys create NAME
 curl http://127.0.0.1:8080/v1/fim/completions -d '{"prompt": "def add(a, b):\n    return ", "suffix": "\n"}'"""
 
@@ -54,6 +55,17 @@ def command(
     drain_seconds: Annotated[
         float, typer.Option(metavar="S", help="How long a shutdown waits for accepted requests.")
     ] = 30.0,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COMMAND",
+            help="A command that clients may have filled files checked by, by its name; it runs in a sandbox. May be "
+            "given several times.",
+        ),
+    ] = None,
+    accept_unsafe: Annotated[
+        bool, typer.Option("--accept-unsafe", help="Run these commands on this machine as it is, without a sandbox.")
+    ] = False,
     log_level: Annotated[
         LogLevel, typer.Option(help="What the log on stderr tells; info is a line of JSON per request.")
     ] = LogLevel.INFO,
@@ -78,6 +90,7 @@ def command(
         return
     ranks.follow_unless_first(model, device, dtype=dtype, quantize=quantize)
     with loading_bar(f"loading {model}") as progress:
+        from quicksilver.sandbox import require_commands
         from quicksilver.server.accounts import Prices
         from quicksilver.server.app import create_app
         from quicksilver.server.config import ServerConfig
@@ -94,8 +107,12 @@ def command(
             served_names=tuple(served_model_name or ()),
             max_open=max_open,
             drain_seconds=drain_seconds,
+            checks=dict(map(_named_command, check or ())),
+            confines_checks=not accept_unsafe,
             logs_prompts=log_prompts,
         )
+        if config.checks and config.confines_checks:
+            require_commands()
         loaded = ranks.load(
             context, model, device, dtype=dtype, quantize=quantize, num_pages=num_pages, progress=progress
         )
@@ -109,6 +126,13 @@ def _dollars(option: str, text: str) -> Decimal:
         return Decimal(text)
     except InvalidOperation as error:
         raise ConfigError(f"{option} must be a number of dollars, got {text!r}") from error
+
+
+def _named_command(text: str) -> tuple[str, str]:
+    name, separator, command = text.partition("=")
+    if not (separator and name.strip() and command.strip()):
+        raise ConfigError(f"--check is NAME=COMMAND, got {text!r}")
+    return name.strip(), command
 
 
 def _greet(url: str) -> None:

@@ -149,11 +149,22 @@ class Client:
         mark: str = DEFAULT_MARK,
         holes: Sequence[HoleLimits] | None = None,
         layout: str | None = None,
+        check: str | None = None,
+        repairs: int | None = None,
         options: RequestOptions = NO_OPTIONS,
     ) -> InfillResponse:
-        """Fill all holes of a template."""
-        model = self.connection.model
-        return self._ask(calls.infill(template, model=model, mark=mark, holes=holes, layout=layout, options=options))
+        """Fill all holes of a template; with a ``check`` that the server knows, what fails is written anew."""
+        call = calls.infill(
+            template,
+            model=self.connection.model,
+            mark=mark,
+            holes=holes,
+            layout=layout,
+            options=options,
+            check=check,
+            repairs=repairs,
+        )
+        return self._ask(call)
 
     def stream_infill(
         self,

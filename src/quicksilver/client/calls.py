@@ -75,6 +75,8 @@ def infill(
     holes: Sequence[HoleLimits] | None,
     layout: str | None,
     options: RequestOptions,
+    check: str | None = None,
+    repairs: int | None = None,
 ) -> Call[InfillResponse]:
     """All holes of a template; a route of Quicksilver's server."""
     if options.stop:
@@ -84,6 +86,7 @@ def infill(
         body["holes"] = [hole.model_dump(mode="json", exclude_none=True) for hole in holes]
     if layout is not None:
         body["layout"] = layout
+    body |= {name: value for name, value in (("check", check), ("repairs", repairs)) if value is not None}
     return Call(path="infill", read=read_infill, body=body)
 
 

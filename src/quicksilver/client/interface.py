@@ -61,6 +61,8 @@ class CompletionClient(Protocol):
         mark: str = DEFAULT_MARK,
         holes: Sequence[HoleLimits] | None = None,
         layout: str | None = None,
+        check: str | None = None,
+        repairs: int | None = None,
         options: RequestOptions = NO_OPTIONS,
     ) -> InfillResponse: ...
 
@@ -121,6 +123,8 @@ class AsyncCompletionClient(Protocol):
         mark: str = DEFAULT_MARK,
         holes: Sequence[HoleLimits] | None = None,
         layout: str | None = None,
+        check: str | None = None,
+        repairs: int | None = None,
         options: RequestOptions = NO_OPTIONS,
     ) -> InfillResponse: ...
 

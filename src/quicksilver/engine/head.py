@@ -112,18 +112,18 @@ class Chosen(NamedTuple):
     nothing where no alternatives are asked for."""
 
 
-def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, least_rows: int = 1) -> Chosen:
+def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams, row_multiple: int = 1) -> Chosen:
     """One candidate per hidden row, and what else is asked for.
 
     Args:
         denoiser: whose head is used.
         hidden: the rows.
         params: how each is decided.
-        least_rows: rows of a product; fewer are filled up.
+        row_multiple: rows of a product are filled up to a multiple.
     """
     weight = _plain_weight(denoiser) if kernels.are_used(hidden) else None
     if weight is None or weight.dtype != hidden.dtype:
-        return _joined(_choose_rows(denoiser, hidden, params, 0, hidden.shape[0], least_rows))
+        return _joined(_choose_rows(denoiser, hidden, params, 0, hidden.shape[0], row_multiple))
     from quicksilver.engine.kernels.head import choose as choose_packed
 
     candidates, watched = choose_packed(hidden, weight, **params.packed())  # pyright: ignore[reportArgumentType]
@@ -134,7 +134,7 @@ def choose(denoiser: Denoiser, hidden: Float[Tensor, "N D"], params: HeadParams,
     bounds = [0, *(at for at in range(1, len(need_logits)) if need_logits[at] != need_logits[at - 1]), len(need_logits)]
     for start, stop in pairwise(bounds):
         if need_logits[start]:
-            found += _choose_rows(denoiser, hidden, params, start, stop, least_rows)
+            found += _choose_rows(denoiser, hidden, params, start, stop, row_multiple)
         else:
             index = slice(start, stop)
             found.append(Chosen(candidates.rows(index), None if watched is None else watched[index]))
@@ -165,16 +165,16 @@ def _joined(found: list[Chosen]) -> Chosen:
 
 
 def _choose_rows(
-    denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, stop: int, least_rows: int
+    denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, stop: int, row_multiple: int
 ) -> list[Chosen]:
     """By torch, a tile at a time."""
     tile = max(1, TILE_ELEMENTS // denoiser.config.vocab_size)
     starts = range(start, stop, tile)
-    return [_choose_tile(denoiser, hidden[at : min(at + tile, stop)], params, at, least_rows) for at in starts]
+    return [_choose_tile(denoiser, hidden[at : min(at + tile, stop)], params, at, row_multiple) for at in starts]
 
 
-def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, least_rows: int) -> Chosen:
-    missing = max(least_rows - hidden.shape[0], 0)
+def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, row_multiple: int) -> Chosen:
+    missing = -hidden.shape[0] % row_multiple
     logits = denoiser.logits(F.pad(hidden, (0, 0, 0, missing)) if missing else hidden)[: hidden.shape[0]]
     stop = start + hidden.shape[0]
     given = params.rows(start, stop)

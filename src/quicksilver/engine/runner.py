@@ -47,8 +47,10 @@ from quicksilver.models.fused import FusedDenoiser
 from quicksilver.models.layers import CanvasRows
 from quicksilver.models.parallel import ParallelDenoiser
 
-STRICT_LEAST_ROWS = 4
-"""Products of fewer rows take other kernels, whose sums go in another order (measured with MKL on AVX2)."""
+STRICT_ROWS = 4
+"""Rows are filled up to a multiple. Products of fewer take other kernels, whose sums go in another order (measured with
+MKL on AVX2); and what does not fill a vector register at the end is computed by other code (sigmoid and silu, AVX512:
+1 ulp apart), so rows of any width that 8 divides must come in fours."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +89,7 @@ class Runner:
     def __init__(self, denoiser: Denoiser, spec: DiffusionSpec, memory: PageMemory, *, is_strict: bool = False) -> None:
         if denoiser.config.has_canvas_pass:
             _require_noise(spec)
-        self._least_rows = STRICT_LEAST_ROWS if is_strict else 1
+        self._row_multiple = STRICT_ROWS if is_strict else 1
         self._is_strict = is_strict
         self._denoiser, self._spec, self._memory = denoiser, spec, memory
         self.network: Network = network_of(denoiser)
@@ -117,7 +119,7 @@ class Runner:
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
-        chosen = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._least_rows)
+        chosen = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._row_multiple)
         candidates, watched = chosen.candidates, chosen.watched
         bounds = pairwise(accumulate(counts, initial=0))
         parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
@@ -157,8 +159,8 @@ class Runner:
                 )
             )
             start += count
-        if start < self._least_rows:
-            idle = torch.zeros(self._least_rows - start, dtype=torch.int64)
+        if missing := -start % self._row_multiple:
+            idle = torch.zeros(missing, dtype=torch.int64)
             ids.append(idle)
             positions.append(idle)
         token_ids, at = (torch.cat(parts)[None].to(self.device) for parts in (ids, positions))

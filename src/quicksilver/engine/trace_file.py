@@ -3,7 +3,7 @@
 JSON lines. The first line is ``{"format", "version", "model", "fingerprint"}``, every further one a request that ended:
 ``{"request": {"task", "params", "stop", "deadline_ms", "may_follow_load", "block_lengths"}, "result": {…, "trace":
 [[step, hole, position, token_id, confidence], …]}}``. Names are those of the dataclasses; unknown names are errors, and
-names that an older program did not write mean their defaults.
+names that an older program did not write mean their defaults. A constraint is its automaton, arrays as lists.
 """
 
 import json
@@ -15,7 +15,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
+import numpy as np
+
 from quicksilver import decoding
+from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.decoding import Hole, Policy, Result, SamplingParams, StopRule, Text, TraceEntry
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.errors import ConfigError, InputError, UsageError
@@ -41,6 +44,21 @@ _POLICIES: dict[str, type] = {
 }
 _NOT_PLAIN = ("policy", "stop")
 """Of ``SamplingParams``: a policy is an object of one of several classes, a stop rule is built from strings."""
+
+_INTS, _FLAGS = tuple[int, ...], tuple[bool, ...]
+_CONSTRAINT: dict[str, Any] = {
+    "token_class": _INTS,
+    "edge_from": _INTS,
+    "edge_class": _INTS,
+    "edge_to": _INTS,
+    "start": int,
+    "end": int,
+    "is_accepting": _FLAGS,
+    "distance": _INTS,
+    "is_clipped": bool,
+    "fingerprint": str,
+}
+"""Fields of a ``TokenAutomaton``, arrays as lists."""
 
 T = TypeVar("T")
 
@@ -96,7 +114,9 @@ def save(path: Path, trace: Trace) -> None:
     """
     head = {"format": FORMAT, "version": VERSION, "model": trace.model, "fingerprint": trace.fingerprint}
     lines = [head, *(_run_to_json(run) for run in trace.runs)]
-    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    text = "".join(
+        json.dumps(line, ensure_ascii=False, allow_nan=False, default=_constraint_to_json) + "\n" for line in lines
+    )
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -170,6 +190,22 @@ def _task_to_json(task: Continuation | Filling) -> Mapping[str, object]:
 def _plain(value: Any) -> dict[str, Any]:  # noqa: ANN401  # no type says: a dataclass
     """The fields of a flat dataclass; json writes tuples as lists and StrEnums as strings."""
     return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
+def _constraint_to_json(value: object) -> dict[str, object]:
+    """What ``json`` cannot write by itself."""
+    if not isinstance(value, TokenAutomaton):
+        raise TypeError(f"a trace cannot hold a {type(value).__name__}")
+    return {name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in _plain(value).items()}
+
+
+def _read_constraint(data: object) -> TokenAutomaton:
+    given = dict(_named(data, [each.name for each in fields(TokenAutomaton)], "constraint"))
+    for name, kind in _CONSTRAINT.items():
+        given[name] = _restore(given[name], kind)
+        if kind in (_INTS, _FLAGS):
+            given[name] = np.array(given[name], dtype=np.int32 if kind is _INTS else np.bool_)
+    return TokenAutomaton(**given)
 
 
 def _read_run(data: object) -> TracedRun:
@@ -260,6 +296,8 @@ def _restore(value: object, hint: object) -> Any:  # noqa: ANN401  # of the type
     """The value that JSON's ``value`` stands for where a field has type ``hint``."""
     if hint is float and type(value) is int:
         return float(value)
+    if hint is TokenAutomaton:
+        return _read_constraint(value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint(value)
     options = get_args(hint)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from quicksilver.models.config import Activation, Experts
 
-LEAST_ROWS = 4
-"""Rows of a product; fewer are filled up. Products of fewer rows take other kernels, whose sums go in another order,
-and how many rows chose an expert depends on who else is in the batch."""
+ROW_MULTIPLE = 4
+"""An expert's rows are filled up to a multiple. Fewer rows, and those that do not fill vector registers, take other
+code, and how many chose an expert depends on who else is in the batch (see ``engine.runner``)."""
 
 
 ACTIVATIONS: Final[dict[Activation, Callable[[Tensor], Tensor]]] = {
@@ -96,11 +96,11 @@ class ExpertFeedForward(nn.Module):
 def _places(chosen: Int[Tensor, "N k"], num_experts: int) -> tuple[Int[Tensor, "N k"], Int[Tensor, " E"]]:
     """Where each row lies for each of its experts once all lie expert by expert, and how many rows an expert has then.
 
-    An expert that is chosen at all has ``LEAST_ROWS`` at least.
+    Every expert has a multiple of ``ROW_MULTIPLE``.
     """
     flat = chosen.flatten()
     count = flat.bincount(minlength=num_experts)
-    size = count.clamp(min=LEAST_ROWS) * (count > 0)
+    size = (count + ROW_MULTIPLE - 1) // ROW_MULTIPLE * ROW_MULTIPLE
     order = flat.argsort(stable=True)
     shift = (size.cumsum(0) - size) - (count.cumsum(0) - count)
     place = torch.arange(len(flat), device=flat.device) + shift[flat[order]]

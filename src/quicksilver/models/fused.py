@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from quicksilver.errors import ConfigError
 from quicksilver.models.attention import Attention
 from quicksilver.models.denoiser import Denoiser
-from quicksilver.models.layers import DenoiserLayer, FeedForward, SelfAttention, rotary_angles
+from quicksilver.models.layers import DenoiserLayer, FeedForward, RmsNorm, SelfAttention, rotary_angles
 from quicksilver.models.parallel import ParallelDenoiser
 from quicksilver.models.ranks import Ranks
 
@@ -91,7 +91,7 @@ _UNDERSTOOD = {
     "rope_theta", "rotary_scaling", "norm_eps", "has_tied_embeddings", "has_qkv_bias", "has_qk_norm",
 }  # fmt: skip
 """Options of ``DenoiserConfig``."""
-_PLAIN = (nn.Linear, nn.RMSNorm, nn.Identity)
+_PLAIN = (nn.Linear, RmsNorm, nn.Identity)
 
 
 @torch.no_grad()

@@ -55,8 +55,18 @@ def _rotate(x: Tensor, rotation: Rotation) -> Tensor:
     return turned if not still.shape[-1] else torch.cat([turned, still.to(turned.dtype)], dim=-1)
 
 
-def _norm(width: int, config: DenoiserConfig, *, has_gain: bool = True) -> nn.RMSNorm:
-    return nn.RMSNorm(width, eps=config.norm_eps, elementwise_affine=has_gain)
+class RmsNorm(nn.RMSNorm):
+    """Computes in its gain's number format where that is the wider.
+
+    Under autocast projections are bf16 and gains float32, which torch has no fused kernel for.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.weight is None else x.to(torch.promote_types(x.dtype, self.weight.dtype)))
+
+
+def _norm(width: int, config: DenoiserConfig, *, has_gain: bool = True) -> RmsNorm:
+    return RmsNorm(width, eps=config.norm_eps, elementwise_affine=has_gain)
 
 
 class SelfAttention(nn.Module):

@@ -32,6 +32,11 @@ class InfillRequest(ConstraintFields, SamplingFields):
     draft_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 0
     """Likeliest tokens to name beside each written one."""
+    check: str | None = None
+    """Look whether the filled file is right, and write anew what is wrong: ``python``, or a check of the server's own.
+    The answer comes once, at the end."""
+    repairs: Annotated[int, Field(ge=0, le=16)] | None = None
+    """Most rounds of that; None: 3, and 0 only checks."""
 
 
 class LikelyToken(Wire):
@@ -56,6 +61,21 @@ class FilledHole(Wire):
     tokens: list[TokenConfidence]
 
 
+class CheckOutcome(Wire):
+    """What came of a check."""
+
+    name: str
+    parts: list[str]
+    """What was checked, in words."""
+    passed: bool
+    repairs: int
+    """How often it was tried."""
+    drafts: int
+    """Of all these rounds together; the usage counts them."""
+    problems: list[str]
+    """What is still wrong."""
+
+
 class InfillResponse(Wire):
     """The whole text, and hole by hole."""
 
@@ -68,6 +88,7 @@ class InfillResponse(Wire):
     finish_reason: str
     usage: Usage
     trace: list[TraceStep] | None = None
+    check: CheckOutcome | None = None
 
 
 class InfillEvent(Wire):

@@ -16,7 +16,7 @@ import functools
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -105,27 +105,41 @@ def cage(level: Level, readable: Sequence[Path], files_mb: int, folder: str | No
 
 
 def _bubblewrap(readable: Sequence[Path], files_mb: int, filter_file: int) -> Cage:
+    command = bubblewrap((*_interpreter(), *_LIBRARIES), _ENVIRONMENT)
+    paths = [f"/readable/{index}" for index in range(len(readable))]
+    for path, inside in zip(readable, paths, strict=True):
+        command += ["--ro-bind", str(path.resolve()), inside]
+    command += [*own_folder(files_mb), "--seccomp", str(filter_file), "--", *_python()]
+    settings = {"folder": "/tmp", "paths": paths, "filter": filters.compiled(may_fork=False), "landlock": None}
+    return Cage(command=command, environment={}, settings=settings, files=(filter_file,))
+
+
+def bubblewrap(visible: Iterable[Path], environment: Mapping[str, str]) -> list[str]:
+    """The beginning of a command line: namespaces of its own, and of this machine's files what is visible, read only.
+
+    Raises:
+        SandboxError: bubblewrap is missing.
+    """
     program = shutil.which("bwrap")
     if program is None:
         raise SandboxError("bubblewrap is missing (Debian: apt-get install bubblewrap)")
     command = [program, "--unshare-all", "--unshare-user", "--uid", _NOBODY, "--gid", _NOBODY, "--hostname", "sandbox"]
     command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-    for name, value in (_ENVIRONMENT | {"HOME": "/tmp", "TMPDIR": "/tmp"}).items():
+    for name, value in ({**environment, "HOME": "/tmp", "TMPDIR": "/tmp"}).items():
         command += ["--setenv", name, value]
-    for path in (*_interpreter(), *_LIBRARIES):
+    for path in visible:
         if path.is_symlink():
             command += ["--symlink", os.readlink(path), str(path)]
         else:
             command += ["--ro-bind", str(path), str(path)]
-    command += ["--dev", "/dev"]
-    paths = [f"/readable/{index}" for index in range(len(readable))]
-    for path, inside in zip(readable, paths, strict=True):
-        command += ["--ro-bind", str(path.resolve()), inside]
+    return [*command, "--dev", "/dev"]
+
+
+def own_folder(files_mb: int) -> list[str]:
+    """The end of what bubblewrap mounts: an empty /tmp in memory, where the command starts."""
     # Without the last two, bubblewrap's own file systems for / and /dev would be writable and without a limit.
-    command += ["--size", str(files_mb << 20), "--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
-    command += ["--chdir", "/tmp", "--seccomp", str(filter_file), "--", *_python()]
-    settings = {"folder": "/tmp", "paths": paths, "filter": filters.compiled(may_fork=False), "landlock": None}
-    return Cage(command=command, environment={}, settings=settings, files=(filter_file,))
+    mounted = ["--size", str(files_mb << 20), "--tmpfs", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
+    return [*mounted, "--chdir", "/tmp"]
 
 
 def _python() -> list[str]:

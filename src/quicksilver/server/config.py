@@ -1,7 +1,9 @@
 """Limits of one server."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from quicksilver.coding.checks import CommandCheck, PythonCheck
 from quicksilver.errors import ConfigError
 
 
@@ -20,6 +22,12 @@ class ServerConfig:
     """Longest merge of an apply request; a longer one is refused."""
     max_kept_constraints: int = 128
     """Compiled ones, those used last."""
+    checks: Mapping[str, str] = field(default_factory=dict)
+    """Commands that clients may have filled files checked by, by name; see ``coding.checks.CommandCheck``."""
+    confines_checks: bool = True
+    """Run these commands in a sandbox: a test runner executes what a model wrote."""
+    check_seconds: float = 10.0
+    """Longest check of a filled file; one that takes longer fails."""
     drain_seconds: float = 30.0
     """How long a shutdown waits for accepted requests."""
     retry_after_seconds: float = 1.0
@@ -31,7 +39,12 @@ class ServerConfig:
         for name in ("max_body_bytes", "max_prompts", "max_open", "max_kept_constraints"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.merge_seconds > 0:
-            raise ConfigError(f"merge_seconds must be positive, got {self.merge_seconds}")
+        for name in ("merge_seconds", "check_seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+        for name, command in self.checks.items():
+            CommandCheck.of(command, name=name)
+            if name == PythonCheck().name:
+                raise ConfigError(f"the check {name} is built in; call the command otherwise")
         if not self.drain_seconds >= 0:
             raise ConfigError(f"drain_seconds must not be negative, got {self.drain_seconds}")

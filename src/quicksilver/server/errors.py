@@ -10,12 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from quicksilver.errors import (
+    CheckError,
     ConfigError,
     ConstraintTooLargeError,
     ContextLengthError,
     EngineError,
     MergeError,
     OverloadedError,
+    SandboxError,
     StorageError,
     UnsatisfiableConstraintError,
     UnsupportedConstraintError,
@@ -108,6 +110,8 @@ def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retr
             return ApiError(400, str(error), code="invalid_value")
         case OverloadedError():
             return overloaded(str(error), retry_after)
+        case CheckError() | SandboxError():
+            return ApiError(500, str(error), kind="server_error", code="check_error")
         case StorageError():
             return ApiError(500, str(error), kind="server_error", code="storage_error")
         case EngineError():

@@ -168,11 +168,16 @@ async def collected(service: Service, permit: Permit, http: Request, answers: Se
     try:
         return await until_hang_up(http, completions_of(answers))
     except BaseException as error:
-        service.metrics.aborts.inc(len(answers))
-        reason = "aborted" if isinstance(error, ClientGoneError) else "failed"
-        with anyio.CancelScope(shield=True):
-            await permit.settle(await used_until_abort(answers), reason)
+        await settle_failed(service, permit, answers, error)
         raise
+
+
+async def settle_failed(service: Service, permit: Permit, answers: Sequence[Answer], error: BaseException) -> None:
+    """Abort what runs and record what was used, where ``error`` leaves a request without an answer."""
+    service.metrics.aborts.inc(len(answers))
+    reason = "aborted" if isinstance(error, ClientGoneError) else "failed"
+    with anyio.CancelScope(shield=True):
+        await permit.settle(await used_until_abort(answers), reason)
 
 
 async def used_until_abort(answers: Sequence[Answer]) -> list[EngineUsage]:

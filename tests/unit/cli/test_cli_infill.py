@@ -170,3 +170,47 @@ def test_an_autoregressive_model_fills_but_takes_no_policy(quicksilver, ar_folde
     outcome = quicksilver("infill", "-", "--model", ar_folder, "--policy", "remdm", stdin=TEMPLATE)
     assert outcome.status == 2
     assert "policy" in outcome.err
+
+
+def test_a_check_repairs_and_says_so(infill):
+    options = ("--hole-length", "2", "--seed", "5", "--json")
+    passed = infill(*options, "--check-command", "true")
+    assert passed.status == 0
+    assert passed.json["check"] == {
+        "name": "command",
+        "parts": ["true"],
+        "passed": True,
+        "repairs": 0,
+        "drafts": 0,
+        "problems": [],
+    }
+    failed = infill(*options, "--check-command", "sh -c 'echo worse; exit 3'", "--repairs", "1")
+    assert failed.status == 1
+    assert failed.json["text"] == passed.json["text"]
+    assert failed.json["check"]["problems"] == ["status 3: worse"]
+    assert failed.json["check"]["repairs"] == 1
+    assert failed.json["nfe"] > passed.json["nfe"]
+    assert "does not pass the check command after 1 repairs" in failed.err
+
+
+def test_python_is_checked_by_name(infill):
+    outcome = infill("--check", "python", "--repairs", "0", "--seed", "1", "--json", stdin="x = (<FILL>\n")
+    assert outcome.json["check"]["parts"][:2] == ["parse", "compile"]
+    assert outcome.status == (0 if outcome.json["check"]["passed"] else 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--check", "python", "--check-command", "true"), "contradict"),
+        (("--repairs", "2"), "--repairs needs"),
+        (("--check", "python", "--watch"), "--watch"),
+        (("--check", "ruby"), "no check 'ruby'"),
+        (("--check-command", "a 'b"), "cannot be read"),
+        (("--check-command", "no-such-tool {}"), "cannot be run"),
+    ],
+)
+def test_checks_that_cannot_be(infill, arguments, said):
+    outcome = infill(*arguments)
+    assert outcome.status == (1 if "no-such-tool {}" in arguments else 2)
+    assert said in outcome.err

@@ -2,9 +2,10 @@
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,7 @@ from quicksilver.engine.replay import Trace, TracedRun, fingerprint, load, recor
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.errors import ConfigError, InputError, UsageError
 from quicksilver.models.denoiser import Denoiser
+from tests.automata import automaton_of_texts, random_automaton
 from tests.engine_requests import VOCAB_SIZE, random_request
 from tests.fakes import fake_spec
 from tests.tiny import random_denoiser
@@ -123,7 +125,7 @@ def test_a_file_holds_every_option(tmp_path):
     )
     defaults = SamplingParams()
     unset = [name for name in SamplingParams.__slots__ if getattr(params, name) == getattr(defaults, name)]
-    assert unset == ["policy", "stop"]
+    assert unset == ["policy", "stop", "constraint"]
     template = (
         Text(token_ids=(11, 2)),
         Hole(),
@@ -160,6 +162,23 @@ def test_self_speculation_can_be_traced(tmp_path):
     report = replay(engine, load(tmp_path / "t"))
     assert report.difference is None
     assert report.num_frames == trace.runs[0].result.nfe > 0
+
+
+def test_constraints_are_kept_and_replayed(tmp_path):
+    texts = random_automaton(random.Random(2), VOCAB_SIZE, 5, eos_id=SPECS["blocks"].special.eos, first_id=10)
+    template = (Text(token_ids=(11, 12)), Hole(constraint=automaton_of_texts([(20, 21), (22,)], VOCAB_SIZE, 1)))
+    requests = [continuation(constraint=texts), Request(task=Filling(template=template))]
+    engine = engine_of()
+    trace = record(engine, requests, model="m")
+    save(tmp_path / "t", trace)
+    kept = load(tmp_path / "t")
+    assert replay(engine, kept).difference is None
+    (read,) = [run.request.params.constraint for run in kept.runs[:1]]
+    for field in fields(texts):
+        given, found = getattr(texts, field.name), getattr(read, field.name)
+        assert type(found) is type(given)
+        assert getattr(found, "dtype", None) == getattr(given, "dtype", None)
+        assert np.array_equal(found, given)
 
 
 def test_a_cut_by_the_deadline_is_repeated_without_a_clock():

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from quicksilver.api import (
     Answer,
+    CheckReport,
     Commit,
     Completion,
     Done,
@@ -20,6 +21,7 @@ from quicksilver.api import (
     Edit,
     HoleOptions,
     Remask,
+    Repairs,
     Resize,
     Snapshot,
     StreamEvent,
@@ -30,6 +32,7 @@ from quicksilver.api import InfillRequest as Infill
 from quicksilver.api.requests import parse_layout
 from quicksilver.errors import UsageError
 from quicksilver.protocol.infill import (
+    CheckOutcome,
     FilledHole,
     HoleLimits,
     InfillEvent,
@@ -38,9 +41,10 @@ from quicksilver.protocol.infill import (
     LikelyToken,
     TokenConfidence,
 )
-from quicksilver.protocol.wire import ErrorResponse
+from quicksilver.protocol.wire import ErrorResponse, Usage
 from quicksilver.server import sse
-from quicksilver.server.errors import as_api_error
+from quicksilver.server.checked import CheckedFill, find_check
+from quicksilver.server.errors import ApiError, as_api_error
 from quicksilver.server.generation import (
     Head,
     account,
@@ -67,6 +71,10 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
     """Fill all holes of a template; everything outside them stays as it is."""
     head = Head.new(service, "infill-", body.model)
     fields = frozenset(body.model_fields_set)
+    if body.check is not None:
+        return await _infill_checked(body, body.check, http, service, head)
+    if body.repairs is not None:
+        raise ApiError(400, "repairs are of a check: name one in check, or leave repairs out", param="repairs")
     try:
         request = await _request(body, service)
         permit = await http.app.state.gate.admit(
@@ -87,6 +95,27 @@ async def infill(body: InfillRequest, http: Request, service: ServiceOf) -> Resp
         return Response(status_code=499)
     response = await _response(service, permit, http, body, head, answer, completion)
     return JSONResponse(response.model_dump(mode="json"))
+
+
+async def _infill_checked(body: InfillRequest, name: str, http: Request, service: Service, head: Head) -> Response:
+    """The same with a check in the loop: what a client has seen of a draft could not be taken back, so none is sent."""
+    if body.stream:
+        raise ApiError(400, "a check answers at its end, not as a stream: leave stream out", param="stream")
+    repairs = Repairs() if body.repairs is None else Repairs(rounds=body.repairs)
+    try:
+        request, check = await _request(body, service), find_check(name, service.config)
+        most = most_output(request) * (1 + repairs.rounds * repairs.drafts)
+        permit = await http.app.state.gate.admit(
+            http, model=head.model, num_input=count_input(service, request), max_output=most
+        )
+        filling = CheckedFill(service, http, request, check, repairs)
+        completion = await filling.collected(permit)
+    except UsageError as error:
+        raise as_api_error(error, fields=frozenset(body.model_fields_set)) from error
+    except ClientGoneError:
+        return Response(status_code=499)
+    usage = await account(service, permit, http.state.note, filling.answers, filling.completions)
+    return JSONResponse(_whole(body, head, completion, usage).model_dump(mode="json"))
 
 
 async def _request(body: InfillRequest, service: Service) -> Infill:
@@ -132,7 +161,10 @@ async def _response(
     answer: Answer,
     completion: Completion,
 ) -> InfillResponse:
-    usage = await account(service, permit, http.state.note, [answer], [completion])
+    return _whole(body, head, completion, await account(service, permit, http.state.note, [answer], [completion]))
+
+
+def _whole(body: InfillRequest, head: Head, completion: Completion, usage: Usage) -> InfillResponse:
     return InfillResponse(
         id=head.id,
         created=head.created,
@@ -142,6 +174,18 @@ async def _response(
         finish_reason=finish_reason(completion),
         usage=usage,
         trace=trace_of(completion, body),
+        check=None if completion.check is None else _outcome(completion.check),
+    )
+
+
+def _outcome(report: CheckReport) -> CheckOutcome:
+    return CheckOutcome(
+        name=report.name,
+        parts=list(report.parts),
+        passed=report.is_passed,
+        repairs=report.num_rounds,
+        drafts=report.num_drafts,
+        problems=list(report.problems),
     )
 
 
