@@ -26,6 +26,7 @@ _COMMANDS = {
     "demo": "Fill a file while you watch, and say what it took.",
     "replay": "Repeat a recorded request and check every forward.",
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
+    "calibrate": "Fit the temperature of a model's decisions.",
     "eval": "Measure models on suites of questions, with intervals.",
     "bench": "Measure quality against speed, and a server under load.",
     "train": "Train a model by a recipe.",
