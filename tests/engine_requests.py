@@ -8,6 +8,7 @@ from quicksilver import decoding
 from quicksilver.api.network import StaleRecompute
 from quicksilver.decoding import (
     POLICY_NAMES,
+    REVISION_NAMES,
     Cache,
     Draft,
     Edit,
@@ -92,6 +93,10 @@ def _params(rng: random.Random, spec: DiffusionSpec) -> SamplingParams:
     policy = make_policy(name, steps=4) if name == "remdm" else make_policy(name)
     if isinstance(policy, JointThreshold) and random.Random(params.seed).random() < 0.5:
         policy = JointThreshold(edit_threshold=0.2, max_edits=None, max_post_steps=5)
+    elif not policy.revises:
+        # By its own counter, as above; low thresholds, so that random logits revise.
+        revision = random.Random(params.seed + 1).choice(("none", *REVISION_NAMES))
+        policy = make_policy(name, revision=revision, edit_threshold=0.2 if revision in ("edit", "remask") else None)
     return replace(params, policy=policy)
 
 

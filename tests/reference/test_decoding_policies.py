@@ -13,12 +13,16 @@ from quicksilver.decoding import (
     FixedSteps,
     Hierarchical,
     JointThreshold,
+    MaskAndRepredict,
     Order,
     Policy,
+    RandomRemasks,
     RemaskRate,
     ReMDM,
     Renoise,
+    Revising,
     State,
+    TokenEdits,
     Window,
     decide,
 )
@@ -110,12 +114,47 @@ def naive(policy: Policy, row: Row) -> tuple[set[int], set[int], set[int], bool]
         }
         is_done = not row.masks and (not edit or row.post_steps + 1 >= policy.max_post_steps)
         return naive_threshold(row, policy.threshold), edit, set(), is_done
+    if isinstance(policy, Revising):
+        return naive_revising(policy, row)
     if isinstance(policy, Renoise):
         return naive_renoise(policy, row)
     if isinstance(policy, ReMDM):
         return naive_remdm(policy, row)
     commit = naive_commit(policy, row)
     return commit, set(), set(), commit == set(row.masks)
+
+
+def naive_revising(policy: Revising, row: Row) -> tuple[set[int], set[int], set[int], bool]:
+    commit, rule = naive_commit(policy.unmasking, row), policy.revision
+    if isinstance(rule, RandomRemasks):
+        count = len(row.masks) + len(row.drafts)
+        now, after = len(row.drafts) / max(count, 1), (len(row.drafts) + len(commit)) / max(count, 1)
+        base = remask_limit(now, after, rule.eta, rule.rate)
+        total = sum(math.exp(-row.at_commit[i]) for i in row.drafts)
+        remask = set()
+        for i in row.drafts:
+            sigma = base * math.exp(-row.at_commit[i]) / total if rule.by_confidence else base
+            if row.draws[4][i] < sigma and row.edits[i] < rule.max_changes and commit != set(row.masks):
+                remask.add(i)
+        return commit, set(), remask, commit == set(row.masks)
+    suspects = {
+        i
+        for i in row.drafts
+        if row.candidate[i] != row.token[i]
+        and row.confidence[i] >= f32(rule.threshold)
+        and row.edits[i] < rule.max_changes
+    }
+    is_last = row.post_steps + 1 >= rule.max_post_steps
+    if isinstance(rule, TokenEdits):
+        return commit, suspects, set(), not row.masks and (not suspects or is_last)
+    if is_last and not row.masks:
+        suspects = set()
+    return commit, set(), suspects, not row.masks and not suspects
+
+
+def remask_limit(now: float, after: float, eta: float, rate: RemaskRate) -> float:
+    limit = 1.0 if now == 0 else min(1.0, max(0.0, (1 - after) / now))
+    return f32(eta) * limit if rate is RemaskRate.RESCALE else min(f32(eta), limit)
 
 
 def naive_commit(policy: Policy, row: Row) -> set[int]:
@@ -208,6 +247,12 @@ POLICIES: list[Policy] = [
     JointThreshold(threshold=0.9, edit_threshold=0.0, max_edits=1, max_post_steps=2),
     Renoise(bound=0.3, settle_entropy=0.11, steps=7),
     Renoise(bound=0.1, steps=48),
+    Revising(unmasking=ConfidenceThreshold(threshold=0.6), revision=TokenEdits(threshold=0.3, max_changes=3)),
+    Revising(unmasking=FixedSteps(steps=5), revision=MaskAndRepredict(threshold=0.4, max_post_steps=2)),
+    Revising(unmasking=EntropyBound(bound=0.1), revision=MaskAndRepredict(threshold=0.0, max_changes=1)),
+    Revising(unmasking=FixedCount(tokens_per_step=2), revision=RandomRemasks(eta=0.4)),
+    Revising(unmasking=FixedSteps(steps=4), revision=RandomRemasks(eta=0.8, rate=RemaskRate.RESCALE, max_changes=3)),
+    Revising(unmasking=FixedSteps(steps=4), revision=RandomRemasks(eta=1.0, by_confidence=True)),
     ReMDM(steps=16, eta=0.3),
     ReMDM(steps=7, eta=0.9, rate=RemaskRate.RESCALE),
     ReMDM(steps=9, eta=0.9, by_confidence=True),

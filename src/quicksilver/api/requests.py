@@ -33,6 +33,7 @@ class DecodingKeywords(TypedDict, total=False):
     policy: str | None
     threshold: float | None
     steps: int | None
+    revision: str | None
     block_length: int | None
     temperature: float | None
     seed: int | None
@@ -62,6 +63,9 @@ class DecodingOptions:
     """Confidence from which a token is written, for policies that have a threshold."""
     steps: int | None = None
     """Forwards per block (in place: for all holes together), for policies that have a step count."""
+    revision: str | None = None
+    """What may happen to what is written until its block is final, one of ``decoding.REVISION_NAMES``; None: the
+    checkpoint's. Under a constraint changes are joint and keep it."""
     block_length: int | None = None
     """Tokens denoised together when generating block by block; one of the lengths the checkpoint was trained on."""
     temperature: float | None = None
@@ -123,7 +127,7 @@ class DecodingOptions:
             ConfigError: the options contradict each other or the checkpoint.
         """
         if spec.objective is Objective.AUTOREGRESSIVE:
-            for name in ("policy", "threshold", "steps", "block_length"):
+            for name in ("policy", "threshold", "steps", "revision", "block_length"):
                 if getattr(self, name) is not None:
                     raise ConfigError(
                         f"{name} has no meaning for an autoregressive checkpoint, which writes one token per step"
@@ -141,7 +145,9 @@ class DecodingOptions:
                 f"block_length {self.block_length} was not trained; the checkpoint knows {', '.join(map(str, trained))}"
             )
         name = self.policy or ("fixed_steps" if self.steps is not None else spec.decoding.policy)
-        return make_policy(name, threshold=self.threshold, steps=self.steps, defaults=spec.decoding)
+        return make_policy(
+            name, revision=self.revision, threshold=self.threshold, steps=self.steps, defaults=spec.decoding
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

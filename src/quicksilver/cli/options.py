@@ -44,6 +44,14 @@ Steps = Annotated[
     int | None,
     typer.Option(metavar="N", help="Forwards per block, or for all holes in place; alone: policy fixed_steps."),
 ]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="What may happen to what is written until its block is final: none, edit, remask, remdm_cap, "
+        "remdm_rescale or remdm_conf. [default: the model's]",
+    ),
+]
 BlockLength = Annotated[
     int | None, typer.Option(metavar="N", help="Tokens denoised together, block by block. [default: the model's]")
 ]

@@ -26,6 +26,7 @@ class RequestOptions:
     policy: str | None = None
     threshold: float | None = None
     steps: int | None = None
+    revision: str | None = None
     block_length: int | None = None
     cache: str | None = None
     refresh_every: int | None = None

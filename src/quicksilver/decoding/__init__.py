@@ -27,7 +27,6 @@ from quicksilver.decoding.policies import (
     FixedCount,
     FixedSteps,
     Hierarchical,
-    JointThreshold,
     Order,
     Policy,
     RemaskRate,
@@ -37,8 +36,16 @@ from quicksilver.decoding.policies import (
     Timesteps,
     decide,
 )
-from quicksilver.decoding.policy_names import POLICY_NAMES, make_policy
+from quicksilver.decoding.policy_names import POLICY_NAMES, REVISION_NAMES, make_policy
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
+from quicksilver.decoding.revising import (
+    JointThreshold,
+    MaskAndRepredict,
+    RandomRemasks,
+    Revising,
+    Revision,
+    TokenEdits,
+)
 from quicksilver.decoding.sampler import final_result
 from quicksilver.decoding.selection import Candidates, select, token_probability
 from quicksilver.decoding.warm_start import draft_events, drafted_hole, judge_draft, keep_draft
@@ -47,6 +54,7 @@ from quicksilver.decoding.window import Decision, Window
 __all__ = [
     "NO_HOLE",
     "POLICY_NAMES",
+    "REVISION_NAMES",
     "Adjustments",
     "Cache",
     "Candidates",
@@ -69,14 +77,18 @@ __all__ = [
     "Hierarchical",
     "Hole",
     "JointThreshold",
+    "MaskAndRepredict",
     "Order",
     "Policy",
+    "RandomRemasks",
     "ReMDM",
     "Remask",
     "RemaskRate",
     "Renoise",
     "Resize",
     "Result",
+    "Revising",
+    "Revision",
     "SamplingParams",
     "Segment",
     "SelfSpeculative",
@@ -85,6 +97,7 @@ __all__ = [
     "StopRule",
     "Text",
     "Timesteps",
+    "TokenEdits",
     "TraceEntry",
     "Window",
     "adjust",

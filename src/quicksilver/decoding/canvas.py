@@ -41,6 +41,7 @@ class Canvas:
     step_committed: Int[Tensor, " L"]
     """Forward pass (from 1) that wrote the token; 0 for the prompt and for masks."""
     num_edits: Int[Tensor, " L"]
+    """Times that what was written there was edited or remasked."""
     hole: Int[Tensor, " L"]
     """Hole number; ``NO_HOLE`` for the prompt."""
     alternatives: Alternatives | None = None
@@ -142,6 +143,7 @@ class Canvas:
             state=self.state.masked_fill(where, int(State.MASK)),
             confidence=self.confidence.masked_fill(where, 0.0),
             step_committed=self.step_committed.masked_fill(where, 0),
+            num_edits=self.num_edits + where,
             alternatives=None if self.alternatives is None else self.alternatives.without(where),
         )
 

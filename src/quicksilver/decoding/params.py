@@ -12,8 +12,9 @@ from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.decoding.alternatives import MAX_ALTERNATIVES
 from quicksilver.decoding.ends import Ends
 from quicksilver.decoding.kept_rows import Cache
-from quicksilver.decoding.policies import JointThreshold, Policy
+from quicksilver.decoding.policies import Policy
 from quicksilver.decoding.policy_names import make_policy
+from quicksilver.decoding.revising import edits_tokens
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 
@@ -159,7 +160,7 @@ def resolve_policy(spec: DiffusionSpec, params: SamplingParams) -> Policy:
         raise ConfigError(f"a checkpoint of objective {spec.objective} needs {need}, not {name}")
     if policy.starts_from_noise and params.vocab_size is None:
         raise ConfigError(f"{name} fills the canvas with random tokens and needs vocab_size")
-    if isinstance(policy, JointThreshold) and not (spec.noise.edit_rate or spec.noise.uniform_fraction):
+    if edits_tokens(policy) and not (spec.noise.edit_rate or spec.noise.uniform_fraction):
         raise ConfigError(f"{name} edits visible tokens, but this checkpoint never saw wrong ones (edit_rate is 0)")
     return policy
 

@@ -4,16 +4,17 @@ A policy is a frozen dataclass; the tensor work is in ``rules`` and ``revision``
 in which every row has its own policy and parameters.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from quicksilver.decoding import revision, rules
 from quicksilver.decoding.draws import Purpose, draw
+from quicksilver.decoding.row_parameters import at_least, bools, by_kind, floats, fraction, ints, of_kind
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.errors import ConfigError
 
@@ -33,6 +34,11 @@ class Policy(Protocol):
         """Whether decisions depend on ``Window.entropy``, which costs a pass over the vocabulary."""
         ...
 
+    @property
+    def ends_circles(self) -> bool:
+        """Whether a revised block that stands as it stood before goes in a circle, and so ends there."""
+        ...
+
     @classmethod
     def decide_rows(cls, window: Window, policies: "Sequence[Policy]") -> Decision:
         """Decide for a window whose row i belongs to ``policies[i]``, all of this class."""
@@ -45,39 +51,6 @@ class Policy(Protocol):
     def temperature_scale(self, step: int) -> float:
         """Factor on the request's temperature at this step of the block."""
         ...
-
-
-P = TypeVar("P")
-
-
-def _of_kind(kind: type[P], policies: "Sequence[Policy]") -> list[P]:
-    same = [policy for policy in policies if isinstance(policy, kind)]
-    if len(same) != len(policies):
-        raise ConfigError(f"every row must hold a {kind.__name__}, got {', '.join(type(p).__name__ for p in policies)}")
-    return same
-
-
-def _floats(values: Iterable[float], window: Window) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.float32, device=window.confidence.device)
-
-
-def _ints(values: Iterable[int], window: Window) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.int64, device=window.confidence.device)
-
-
-def _bools(values: Iterable[bool], window: Window) -> Tensor:
-    return torch.tensor(list(values), dtype=torch.bool, device=window.confidence.device)
-
-
-def _at_least(value: float | int, least: float | int, name: str) -> None:
-    # Written so that NaN fails too.
-    if not value >= least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-
-
-def _fraction(value: float, name: str) -> None:
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{name} must lie in [0, 1], got {value}")
 
 
 def _commits_only(window: Window, commit: Tensor) -> Decision:
@@ -96,6 +69,10 @@ class _Unmasking:
     def reads_entropy(self) -> bool:
         return False
 
+    @property
+    def ends_circles(self) -> bool:
+        return False
+
     def max_steps(self, num_masks: int) -> int:
         return num_masks
 
@@ -111,11 +88,11 @@ class ConfidenceThreshold(_Unmasking):
     """At 0 a block takes one forward, above 1 it takes one per token."""
 
     def __post_init__(self) -> None:
-        _at_least(self.threshold, 0.0, "threshold")
+        at_least(self.threshold, 0.0, "threshold")
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        threshold = _floats((p.threshold for p in _of_kind(cls, policies)), window)
+        threshold = floats((p.threshold for p in of_kind(cls, policies)), window)
         return _commits_only(window, rules.confidence_threshold(window.confidence, window.is_masked, threshold))
 
 
@@ -126,11 +103,11 @@ class DynamicFactor(_Unmasking):
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least(self.factor, 0.0, "factor")
+        at_least(self.factor, 0.0, "factor")
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        factor = _floats((p.factor for p in _of_kind(cls, policies)), window)
+        factor = floats((p.factor for p in of_kind(cls, policies)), window)
         return _commits_only(window, rules.dynamic_factor(window.confidence, window.is_masked, factor))
 
 
@@ -142,7 +119,7 @@ class EntropyBound(_Unmasking):
     """Nats."""
 
     def __post_init__(self) -> None:
-        _at_least(self.bound, 0.0, "bound")
+        at_least(self.bound, 0.0, "bound")
 
     @property
     def reads_entropy(self) -> bool:
@@ -150,7 +127,7 @@ class EntropyBound(_Unmasking):
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        bound = _floats((p.bound for p in _of_kind(cls, policies)), window)
+        bound = floats((p.bound for p in of_kind(cls, policies)), window)
         return _commits_only(window, rules.entropy_bound(window.entropy, window.is_masked, bound))
 
 
@@ -164,13 +141,13 @@ class Hierarchical(_Unmasking):
     """Any mask is committed from this confidence."""
 
     def __post_init__(self) -> None:
-        _at_least(self.low, 0.0, "low")
-        _at_least(self.threshold, self.low, "threshold")
+        at_least(self.low, 0.0, "low")
+        at_least(self.threshold, self.low, "threshold")
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        same = _of_kind(cls, policies)
-        low, high = _floats((p.low for p in same), window), _floats((p.threshold for p in same), window)
+        same = of_kind(cls, policies)
+        low, high = floats((p.low for p in same), window), floats((p.threshold for p in same), window)
         return _commits_only(window, rules.hierarchical(window.confidence, window.is_masked, low, high))
 
 
@@ -185,11 +162,11 @@ class FixedSteps(_Unmasking):
     """Forwards per block; more than one per mask are not used."""
 
     def __post_init__(self) -> None:
-        _at_least(self.steps, 1, "steps")
+        at_least(self.steps, 1, "steps")
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        steps = _ints((p.steps for p in _of_kind(cls, policies)), window)
+        steps = ints((p.steps for p in of_kind(cls, policies)), window)
         count = rules.share_of_masks(window.is_masked, steps, window.step)
         return _commits_only(window, rules.top_count(window.confidence, window.is_masked, count))
 
@@ -238,12 +215,12 @@ class FixedCount(_Ordered):
     tokens_per_step: int = 1
 
     def __post_init__(self) -> None:
-        _at_least(self.tokens_per_step, 1, "tokens_per_step")
+        at_least(self.tokens_per_step, 1, "tokens_per_step")
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        same = _of_kind(cls, policies)
-        count = _ints((p.tokens_per_step for p in same), window)
+        same = of_kind(cls, policies)
+        count = ints((p.tokens_per_step for p in same), window)
         return _in_order(window, [p.order for p in same], count)
 
 
@@ -258,67 +235,20 @@ class Timesteps(_Ordered):
     """Time at which the schedule ends."""
 
     def __post_init__(self) -> None:
-        _at_least(self.steps, 1, "steps")
+        at_least(self.steps, 1, "steps")
         if not 0 < self.eps < 1:
             raise ConfigError(f"eps must lie in (0, 1), got {self.eps}")
 
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        same = _of_kind(cls, policies)
+        same = of_kind(cls, policies)
         at = zip(same, window.num_masks.tolist(), window.step.tolist(), strict=True)
-        return _in_order(window, [p.order for p in same], _ints((p._count(*where) for p, *where in at), window))
+        return _in_order(window, [p.order for p in same], ints((p._count(*where) for p, *where in at), window))
 
     def _count(self, num_masks: int, step: int) -> int:
         counts = rules.timestep_counts(num_masks, self.steps, self.eps)
         # Holes that grew meanwhile have more masks than were counted on.
         return counts[step] if step < len(counts) else 1
-
-
-_ANY_NUMBER = 2**31
-"""More edits than a position can have."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JointThreshold:
-    """See ``revision.joint_threshold``. Needs a checkpoint trained to mend visible wrong tokens."""
-
-    threshold: float = 0.7
-    edit_threshold: float = 0.9
-    max_edits: int | None = 2
-    """Edits per position; None: any number, as LLaDA2.1 has it. Then a block that goes in a circle does so until
-    ``max_post_steps`` are spent, where otherwise the first return to a known state ends it."""
-    max_post_steps: int = 4
-    """Forwards per block after its last mask is gone."""
-    revises: ClassVar[bool] = True
-    starts_from_noise: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _at_least(self.threshold, 0.0, "threshold")
-        _at_least(self.edit_threshold, 0.0, "edit_threshold")
-        if self.max_edits is not None:
-            _at_least(self.max_edits, 0, "max_edits")
-        _at_least(self.max_post_steps, 1, "max_post_steps")
-
-    @property
-    def reads_entropy(self) -> bool:
-        return False
-
-    @classmethod
-    def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        same = _of_kind(cls, policies)
-        return revision.joint_threshold(
-            window,
-            threshold=_floats((p.threshold for p in same), window),
-            edit_threshold=_floats((p.edit_threshold for p in same), window),
-            max_edits=_ints((_ANY_NUMBER if p.max_edits is None else p.max_edits for p in same), window),
-            max_post_steps=_ints((p.max_post_steps for p in same), window),
-        )
-
-    def max_steps(self, num_masks: int) -> int:
-        return num_masks + self.max_post_steps
-
-    def temperature_scale(self, step: int) -> float:
-        return 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -337,23 +267,27 @@ class Renoise:
     starts_from_noise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _at_least(self.bound, 0.0, "bound")
-        _at_least(self.settle_entropy, 0.0, "settle_entropy")
-        _at_least(self.steps, 1, "steps")
-        _fraction(self.cooling, "cooling")
+        at_least(self.bound, 0.0, "bound")
+        at_least(self.settle_entropy, 0.0, "settle_entropy")
+        at_least(self.steps, 1, "steps")
+        fraction(self.cooling, "cooling")
 
     @property
     def reads_entropy(self) -> bool:
         return True
 
+    @property
+    def ends_circles(self) -> bool:
+        return False  # noise is new at every step
+
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        same = _of_kind(cls, policies)
+        same = of_kind(cls, policies)
         return revision.renoise(
             window,
-            bound=_floats((p.bound for p in same), window),
-            settle_entropy=_floats((p.settle_entropy for p in same), window),
-            max_steps=_ints((p.steps for p in same), window),
+            bound=floats((p.bound for p in same), window),
+            settle_entropy=floats((p.settle_entropy for p in same), window),
+            max_steps=ints((p.steps for p in same), window),
         )
 
     def max_steps(self, num_masks: int) -> int:
@@ -390,8 +324,8 @@ class ReMDM:
     starts_from_noise: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _at_least(self.steps, 1, "steps")
-        _fraction(self.eta, "eta")
+        at_least(self.steps, 1, "steps")
+        fraction(self.eta, "eta")
         if self.loop is not None and not 0 < self.loop[0] <= self.loop[1] < 1:
             raise ConfigError(f"loop must be two rising fractions in (0, 1), got {self.loop}")
         if not 0 < self.loop_alpha < 1:
@@ -401,20 +335,24 @@ class ReMDM:
     def reads_entropy(self) -> bool:
         return False
 
+    @property
+    def ends_circles(self) -> bool:
+        return False  # what is remasked is drawn anew at every step
+
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
-        same = _of_kind(cls, policies)
+        same = of_kind(cls, policies)
         loops = [p.loop or (1.0, 1.0) for p in same]
         return revision.remdm(
             window,
-            steps=_ints((p.steps for p in same), window),
-            eta=_floats((p.eta for p in same), window),
-            is_rescaled=_bools((p.rate is RemaskRate.RESCALE for p in same), window),
-            is_by_confidence=_bools((p.by_confidence for p in same), window),
-            is_looped=_bools((p.loop is not None for p in same), window),
-            loop_start=_floats((start for start, _ in loops), window),
-            loop_stop=_floats((stop for _, stop in loops), window),
-            loop_alpha=_floats((p.loop_alpha for p in same), window),
+            steps=ints((p.steps for p in same), window),
+            eta=floats((p.eta for p in same), window),
+            is_rescaled=bools((p.rate is RemaskRate.RESCALE for p in same), window),
+            is_by_confidence=bools((p.by_confidence for p in same), window),
+            is_looped=bools((p.loop is not None for p in same), window),
+            loop_start=floats((start for start, _ in loops), window),
+            loop_stop=floats((stop for _, stop in loops), window),
+            loop_alpha=floats((p.loop_alpha for p in same), window),
         )
 
     def max_steps(self, num_masks: int) -> int:
@@ -425,29 +363,16 @@ class ReMDM:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SelfSpeculative:
+class SelfSpeculative(_Unmasking):
     """Lossless: the denoiser drafts a block, the next-token reading of the same weights checks it.
 
     A mode of the engine, not a rule for windows: it has no step to decide (``engine.speculation``). The tokens are
     those of the next-token reading alone, written several at a time.
     """
 
-    revises: ClassVar[bool] = False
-    starts_from_noise: ClassVar[bool] = False
-
-    @property
-    def reads_entropy(self) -> bool:
-        return False
-
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
         raise ConfigError("policy self_speculative continues prompts in the engine; it has no step for windows")
-
-    def max_steps(self, num_masks: int) -> int:
-        return num_masks
-
-    def temperature_scale(self, step: int) -> float:
-        return 1.0
 
 
 def decide(window: Window, policies: Sequence[Policy]) -> Decision:
@@ -458,15 +383,21 @@ def decide(window: Window, policies: Sequence[Policy]) -> Decision:
     """
     if len(policies) != window.state.shape[0]:
         raise ConfigError(f"{window.state.shape[0]} rows need as many policies, got {len(policies)}")
-    kinds = dict.fromkeys(type(policy) for policy in policies)
+    kinds = by_kind(policies)
     if len(kinds) == 1:
         return type(policies[0]).decide_rows(window, policies)
+    parts = {}
+    for kind, rows in kinds.items():
+        index = torch.tensor(rows, device=window.state.device)
+        parts[index] = kind.decide_rows(window.rows(index), [policies[row] for row in rows])
+    return joined(window, parts)
+
+
+def joined(window: Window, parts: Mapping[Tensor, Decision]) -> Decision:
+    """One decision of those about the rows at each index."""
     commit, edit, remask = (torch.zeros_like(window.is_masked) for _ in range(3))
     is_settled, takes_argmax = (torch.zeros_like(window.seed, dtype=torch.bool) for _ in range(2))
-    for kind in kinds:
-        rows = [row for row, policy in enumerate(policies) if type(policy) is kind]
-        index = torch.tensor(rows, device=window.state.device)
-        part = kind.decide_rows(window.rows(index), [policies[row] for row in rows])
+    for index, part in parts.items():
         commit[index], edit[index], remask[index] = part.commit, part.edit, part.remask
         is_settled[index] = part.is_settled
         if part.takes_argmax is not None:

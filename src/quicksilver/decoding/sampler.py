@@ -21,7 +21,7 @@ from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.lengths import LengthRule
 from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_tokens, resolve_policy, special_ids
-from quicksilver.decoding.policies import JointThreshold, decide
+from quicksilver.decoding.policies import decide
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
 from quicksilver.decoding.regions import ConstrainedResponse, Region, constrained_response, rows_of
 from quicksilver.decoding.revision import take_argmax
@@ -98,13 +98,6 @@ class Run:
         return constrained_response(
             self.params.constraint, self.spec, never=never, ends=self.end_ids, max_tokens=max_tokens
         )
-
-    @property
-    def ends_circles(self) -> bool:
-        """Whether a revised block ends where it stands as it stood before."""
-        if self.policy.starts_from_noise:
-            return False  # noise is new at every step
-        return not (isinstance(self.policy, JointThreshold) and self.policy.max_edits is None)
 
     @property
     def is_spent(self) -> bool:
@@ -351,7 +344,8 @@ class ReferenceRun(Run):
         """Whether the block needs no further step: no open mask, and a revising policy is content or in a circle."""
         if not self.policy.revises:
             return not bool((canvas.is_masked & is_open).any())
-        is_circle = self.ends_circles and block.has_seen(canvas) and bool(step.edit.any())
+        is_changed = bool((step.edit | step.commit).any())
+        is_circle = self.policy.ends_circles and block.has_seen(canvas) and is_changed
         return not bool((canvas.is_masked & is_open).any()) and (step.is_settled or is_circle)
 
 

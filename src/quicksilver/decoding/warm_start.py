@@ -82,7 +82,8 @@ def keep_draft(
 
     They stay drafts only where the policy revises and there is a mask for it to start from.
     """
-    canvas = canvas.remask(is_weak, mask_id)
+    # What was given is not yet a change of what was written.
+    canvas = replace(canvas.remask(is_weak, mask_id), num_edits=canvas.num_edits)
     if revises and bool(canvas.is_masked.any()):
         return canvas, torch.zeros_like(is_weak)
     kept = canvas.is_draft

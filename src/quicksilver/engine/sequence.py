@@ -379,7 +379,8 @@ class WindowSequence(Sequence):
         has_masks = any(self.state[column] == State.MASK for column in self.open_columns())
         if not self.run.policy.revises:
             return not has_masks
-        is_circle = self.run.ends_circles and self.block.has_seen(self.canvas) and any(step.marks.edit)
+        is_changed = any(step.marks.edit) or any(step.marks.commit)
+        is_circle = self.run.policy.ends_circles and self.block.has_seen(self.canvas) and is_changed
         return not has_masks and (step.is_settled or is_circle)
 
     def _cut_reason(self) -> FinishReason:

@@ -19,7 +19,7 @@ import numpy as np
 
 from quicksilver import decoding
 from quicksilver.constraints.automaton import TokenAutomaton
-from quicksilver.decoding import Hole, Policy, Result, SamplingParams, StopRule, Text, TraceEntry
+from quicksilver.decoding import Hole, Policy, Result, Revising, SamplingParams, StopRule, Text, TraceEntry
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.errors import ConfigError, InputError, UsageError
 
@@ -38,9 +38,13 @@ _POLICIES: dict[str, type] = {
         decoding.JointThreshold,
         decoding.Renoise,
         decoding.ReMDM,
+        decoding.Revising,
         decoding.Timesteps,
         decoding.SelfSpeculative,
     )
+}
+_REVISIONS: dict[str, type] = {
+    kind.__name__: kind for kind in (decoding.TokenEdits, decoding.MaskAndRepredict, decoding.RandomRemasks)
 }
 _NOT_PLAIN = ("policy", "stop")
 """Of ``SamplingParams``: a policy is an object of one of several classes, a stop rule is built from strings."""
@@ -92,8 +96,10 @@ def traced_run(request: Request, result: Result) -> TracedRun:
         ConfigError: its policy is not one of this package's, or its stop rule was not built from strings.
     """
     policy, rule = request.params.policy, request.params.stop
-    if policy is not None and type(policy) not in _POLICIES.values():
-        raise ConfigError(f"a trace cannot hold policy {type(policy).__name__}; known: {', '.join(_POLICIES)}")
+    parts = [policy.unmasking, policy.revision] if isinstance(policy, Revising) else []
+    for each in (policy, *parts):
+        if each is not None and type(each) not in (*_POLICIES.values(), *_REVISIONS.values()):
+            raise ConfigError(f"a trace cannot hold policy {type(each).__name__}; known: {', '.join(_POLICIES)}")
     return TracedRun(
         request=replace(request, params=replace(request.params, stop=None)), stop=_stop_strings(rule), result=result
     )
@@ -164,7 +170,7 @@ def _run_to_json(run: TracedRun) -> dict[str, object]:
     for name in _NOT_PLAIN:
         del params[name]
     if policy is not None:
-        params["policy"] = {"kind": type(policy).__name__} | _plain(policy)
+        params["policy"] = _policy_to_json(policy)
     result = _plain(run.result)
     result["trace"] = [[e.step, e.hole, e.position, e.token_id, e.confidence] for e in run.result.trace]
     return {
@@ -178,6 +184,14 @@ def _run_to_json(run: TracedRun) -> dict[str, object]:
         },
         "result": result,
     }
+
+
+def _policy_to_json(policy: Policy) -> Mapping[str, object]:
+    parts = {}
+    if isinstance(policy, Revising):
+        parts = {"unmasking": _policy_to_json(policy.unmasking)}
+        parts["revision"] = {"kind": type(policy.revision).__name__} | _plain(policy.revision)
+    return {"kind": type(policy).__name__} | _plain(policy) | parts
 
 
 def _task_to_json(task: Continuation | Filling) -> Mapping[str, object]:
@@ -245,6 +259,12 @@ def _read_policy(data: object) -> Policy | None:
     if data is None:
         return None
     kind, rest = _split_kind(data, tuple(_POLICIES), "policy")
+    if _POLICIES[kind] is Revising:
+        unmasking = _read_policy(rest.get("unmasking"))
+        revision, given = _split_kind(rest.get("revision"), tuple(_REVISIONS), "revision")
+        if unmasking is None:
+            raise InputError("a policy with a revision needs unmasking")
+        return Revising(unmasking=unmasking, revision=_build(_REVISIONS[revision], given))
     return _build(_POLICIES[kind], rest)
 
 

@@ -267,5 +267,5 @@ def _apply(
         state=state.masked_fill(decision.edit, int(State.DRAFT)).masked_fill(decision.remask, int(State.MASK)),
         confidence=changed.confidence.masked_fill(decision.remask, 0.0),
         step_committed=changed.step_committed.masked_fill(decision.remask, 0),
-        num_edits=before.num_edits + decision.edit,
+        num_edits=before.num_edits + (decision.edit | decision.remask),
     )

@@ -44,6 +44,8 @@ class SamplingFields(Wire):
     policy: str | None = None
     threshold: float | None = None
     steps: int | None = None
+    revision: str | None = None
+    """What may happen to what is written until its block is final."""
     block_length: int | None = None
     cache: str | None = None
     """Only for holes in place."""

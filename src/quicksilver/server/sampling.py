@@ -32,6 +32,7 @@ def decoding_options(
     options = DecodingOptions(
         policy=fields.policy,
         steps=fields.steps,
+        revision=fields.revision,
         block_length=_block_length(fields, model),
         cache=fields.cache,
         refresh_every=fields.refresh_every,

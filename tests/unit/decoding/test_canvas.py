@@ -36,7 +36,7 @@ def test_operations_return_new_values() -> None:
     edited = drafted.edit(where, tokens + 1, confidence, step=5)
     assert (edited.token_ids[3], edited.num_edits[3], edited.state[3]) == (10, 1, State.DRAFT)
     remasked = edited.remask(where, 2)
-    assert (remasked.token_ids[3], remasked.state[3], remasked.num_edits[3]) == (2, State.MASK, 1)
+    assert (remasked.token_ids[3], remasked.state[3], remasked.num_edits[3]) == (2, State.MASK, 2)
     final = edited.finalize(torch.ones(8, dtype=torch.bool))
     assert final.state.tolist() == [0, 0, 1, 3, 1, 1, 1, 0]
 

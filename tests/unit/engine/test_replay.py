@@ -11,6 +11,7 @@ import torch
 
 from quicksilver.decoding import (
     POLICY_NAMES,
+    REVISION_NAMES,
     Cache,
     ConfidenceThreshold,
     FinishReason,
@@ -88,6 +89,7 @@ def test_requests_that_shared_a_batch_agree_when_each_runs_alone(name, tmp_path)
 
 def policies():
     named = [make_policy(name) for name in POLICY_NAMES]
+    named += [make_policy("fixed_steps", revision=name) for name in REVISION_NAMES]
     return [*named, FixedCount(order=Order.MARGIN), ReMDM(rate=RemaskRate.RESCALE, loop=(0.3, 0.7), eta=0.1)]
 
 

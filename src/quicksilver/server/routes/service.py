@@ -55,6 +55,7 @@ _PARAMETERS = (
     "regex",
     "repetition_penalty",
     "response_format",
+    "revision",
     "seed",
     "steps",
     "stop",
