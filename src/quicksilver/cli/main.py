@@ -22,6 +22,7 @@ _PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 _COMMANDS = {
     "infill": "Fill the holes of a file.",
     "generate": "Continue a prompt.",
+    "decide": "Say which of some texts stands in a place of a file.",
     "serve": "Serve a model over HTTP.",
     "demo": "Fill a file while you watch, and say what it took.",
     "replay": "Repeat a recorded request and check every forward.",

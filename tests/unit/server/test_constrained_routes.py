@@ -179,3 +179,15 @@ def test_the_list_of_models_says_so(client):
     served = client.get("/v1/models").json()["data"][0]
     assert {"json_mode", "structured_outputs"} <= set(served["supported_features"])
     assert {"regex", "grammar", "choice", "response_format"} <= set(served["supported_sampling_parameters"])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_budget_that_a_refusal_names_is_enough_and_nothing_is_cut(client, temperature):
+    body = {"prompt": "x = ", "response_format": AS_PERSON, "temperature": temperature, "seed": 7}
+    message = post(client, "/v1/completions", 400, **body, max_tokens=1)["error"]["message"]
+    least = int(re.search(r"at least (\d+) tokens", message).group(1))
+    post(client, "/v1/completions", 400, **body, max_tokens=least - 1)
+    for budget in (least, least + 1, least + 5):
+        choice = post(client, "/v1/completions", **body, max_tokens=budget)["choices"][0]
+        jsonschema.validate(json.loads(choice["text"]), PERSON)
+        assert choice["finish_reason"] == "stop"
