@@ -1,6 +1,7 @@
 """The Python API: load a checkpoint folder, generate, fill holes, score, look at logits."""
 
 from quicksilver.api.checking import Check, Problem, Repairs
+from quicksilver.api.deciding import Decision
 from quicksilver.api.events import Cell, Done, Draft, Edit, Snapshot, StreamEvent
 from quicksilver.api.loading import bundled_models, load
 from quicksilver.api.model import Model
@@ -32,6 +33,7 @@ __all__ = [
     "CheckReport",
     "Commit",
     "Completion",
+    "Decision",
     "DecodingOptions",
     "Done",
     "Draft",

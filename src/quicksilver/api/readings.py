@@ -1,4 +1,4 @@
-"""What a loaded model says of texts, beside writing them: likelihoods and logits."""
+"""What a loaded model says of texts, beside writing them: likelihoods, decisions and logits."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from quicksilver.api.context import crop_around_holes
+from quicksilver.api.deciding import Decision, check_labels, label_scores, softened, with_blank
 from quicksilver.api.network import FullRecompute
 from quicksilver.api.planner import Planner
 from quicksilver.api.scoring import Score, score_tokens
@@ -76,6 +78,36 @@ class Readings:
         self._planner.require_room(len(token_ids) + 1, "the text with its start token")
         canvas = torch.tensor([start, *token_ids])
         return self._logits_fn.raw(canvas, torch.arange(len(canvas)))[:-1].float().log_softmax(-1).cpu()
+
+    def decide(self, before: str, after: str, labels: Sequence[str], *, may_crop: bool = True) -> Decision:
+        """Which of some labels stands between two texts, with calibrated probabilities; one forward.
+
+        Args:
+            before: text in front of the label.
+            after: text behind it.
+            labels: 1 to 255 different texts.
+            may_crop: whether of texts longer than the context only what is near the label may be seen; else they are
+                an error.
+
+        Raises:
+            InputError: texts or labels cannot be read, or do not fit the context.
+            ConfigError: the checkpoint fills no holes in place, and is not autoregressive either.
+        """
+        check_labels(self._denoiser, self.spec, labels)
+        before, tokenized = with_blank(before, labels)
+        left, right, *label_ids = (tuple(ids) for ids in self.tokenizer.encode_batch([before, after, *tokenized]))
+        longest = 1 + max(map(len, label_ids))
+        self._planner.require_room(
+            longest + (0 if may_crop else len(left) + len(right)), "the longest label" if may_crop else "the question"
+        )
+        seen = crop_around_holes((left, right), self.max_length - longest, self.tokenizer.newline_id)
+        scores = label_scores(self._denoiser, self.spec, seen[0], seen[1], label_ids)
+        return Decision(
+            labels=tuple(labels),
+            scores=tuple(scores),
+            probabilities=softened(scores, self.spec.decoding.decision_temperature),
+            num_prompt=len(seen[0]) + len(seen[1]),
+        )
 
     def logits(self, token_ids: Sequence[int], *, layout: Layout | None = None) -> Float[Tensor, "L V"]:
         """Raw float32 logits of one canvas, row for row as the network gives them: never shifted, nothing forbidden.

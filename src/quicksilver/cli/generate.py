@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from quicksilver.cli import options, ranks
+from quicksilver.cli.constraining import described, read_constraint
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import loading_bar
 from quicksilver.errors import InputError
@@ -13,6 +14,7 @@ from quicksilver.errors import InputError
 EXAMPLES = r"""quicksilver generate 'def fibonacci(n):'
 quicksilver generate --file start.py --max-tokens 64 --watch
 quicksilver generate 'def area(r):' --stop 'def ' --deadline-ms 500
+quicksilver generate 'point = ' --json-schema point.json --max-tokens 60
 quicksilver generate 'def area(r):' --server http://127.0.0.1:8080
 torchrun --nproc-per-node 2 -m quicksilver generate 'def area(r):'      # two processes: docs/parallel.md
 git show HEAD:setup.py | quicksilver generate - --temperature 0.8 --seed 7 --json"""
@@ -35,6 +37,10 @@ def command(
     top_k: options.TopK = None,
     top_p: options.TopP = None,
     stop: options.Stop = None,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    grammar: options.Grammar = None,
+    choice: options.Choice = None,
     max_nfe: options.MaxNfe = None,
     deadline_ms: options.DeadlineMs = None,
     seed: options.Seed = None,
@@ -69,19 +75,29 @@ def command(
         "deadline_ms": deadline_ms,
         "seed": seed,
     }
+    wanted = read_constraint(json_schema, regex, grammar, choice)
     local = ("model", "device", "dtype", "quantize", "trace", "watch")
     if options.asks_server(context, server, server_model, *local):
         from quicksilver.cli import remote
 
         report = remote.Report(output, seed, is_json=as_json, is_verbose=verbose)
-        remote.generate(server or "", text, report, model=server_model, max_tokens=max_tokens, decoding=decoding)
+        remote.generate(
+            server or "",
+            text,
+            report,
+            model=server_model,
+            max_tokens=max_tokens,
+            decoding=decoding | {"constraint": wanted},
+        )
         return
 
     with loading_bar(f"loading {model}") as progress:
         from quicksilver.api import DecodingOptions, GenerateRequest
         from quicksilver.cli.running import follow, print_cost, to_json, traced
 
-        request = GenerateRequest(prompt=text, max_tokens=max_tokens, options=DecodingOptions(**decoding))
+        request = GenerateRequest(
+            prompt=text, max_tokens=max_tokens, options=DecodingOptions(**decoding, constraint=described(wanted))
+        )
         loaded = ranks.load(context, model, device, dtype=dtype, quantize=quantize, progress=progress)
     with traced(loaded, model, trace):
         completion = follow(loaded, request, is_watched=watch)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from quicksilver.cli import options, ranks
+from quicksilver.cli.constraining import described, read_constraint
 from quicksilver.cli.files import read_text, write_text
 from quicksilver.cli.terminal import loading_bar
 from quicksilver.errors import ConfigError
@@ -15,6 +16,8 @@ quicksilver infill draft.py --mark '???' --hole-length 6
 quicksilver infill draft.py --one-line
 quicksilver infill draft.py --policy entropy_bound --seed 7 --json
 quicksilver infill draft.py --server http://127.0.0.1:8080
+quicksilver infill draft.py --regex '[a-z_]+\(.*\)'
+quicksilver infill draft.py --choice left --choice right
 quicksilver infill draft.py --cache dual --refresh-every 8
 quicksilver infill draft.py --one-line --check python
 quicksilver infill draft.py --check-command 'mypy {}' --repairs 5"""
@@ -49,6 +52,10 @@ def command(
     top_p: options.TopP = None,
     stop: options.Stop = None,
     one_line: Annotated[bool, typer.Option("--one-line", help="End every hole at its first line end.")] = False,
+    json_schema: options.JsonSchema = None,
+    regex: options.Regex = None,
+    grammar: options.Grammar = None,
+    choice: options.Choice = None,
     max_nfe: options.MaxNfe = None,
     deadline_ms: options.DeadlineMs = None,
     cache: options.Cache = None,
@@ -107,6 +114,7 @@ def command(
         "refresh_every": refresh_every,
         "seed": seed,
     }
+    wanted = read_constraint(json_schema, regex, grammar, choice)
     _require_one_check(check, check_command, repairs, is_watched=watch)
     local = ("model", "device", "dtype", "quantize", "trace", "watch", "check_command")
     if options.asks_server(context, server, server_model, *local):
@@ -124,7 +132,7 @@ def command(
             layout=layout,
             check=check,
             repairs=repairs,
-            decoding=decoding,
+            decoding=decoding | {"constraint": wanted},
         )
         return
 
@@ -139,7 +147,7 @@ def command(
             hole_length=hole_length,
             max_hole_length=max_hole_length,
             layout=parse_layout(layout),
-            options=DecodingOptions(**decoding),
+            options=DecodingOptions(**decoding, constraint=described(wanted)),
         )
         judge = find_check(check, check_command, source)
         loaded = ranks.load(context, model, device, dtype=dtype, quantize=quantize, progress=progress)

@@ -22,10 +22,12 @@ _PARSER_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 _COMMANDS = {
     "infill": "Fill the holes of a file.",
     "generate": "Continue a prompt.",
+    "decide": "Say which of some texts stands in a place of a file.",
     "serve": "Serve a model over HTTP.",
     "demo": "Fill a file while you watch, and say what it took.",
     "replay": "Repeat a recorded request and check every forward.",
     "tune": "Find the fastest decoding defaults that are good enough on your prompts.",
+    "calibrate": "Fit the temperature of a model's decisions.",
     "eval": "Measure models on suites of questions, with intervals.",
     "bench": "Measure quality against speed, and a server under load.",
     "train": "Train a model by a recipe.",

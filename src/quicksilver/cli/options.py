@@ -86,6 +86,20 @@ RefreshEvery = Annotated[
         "its length]",
     ),
 ]
+JsonSchema = Annotated[
+    Path | None,
+    typer.Option("--json-schema", metavar="FILE", help="What is written is JSON of this schema, no other properties."),
+]
+Regex = Annotated[
+    str | None, typer.Option(metavar="R", help="What is written matches this expression, in Python's syntax.")
+]
+Grammar = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="What is written is a text of this grammar: GBNF, or Lark's form in a .lark."),
+]
+Choice = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="What is written is one of these; given several times.")
+]
 Stop = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
 ]

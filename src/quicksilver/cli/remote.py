@@ -3,13 +3,14 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from quicksilver.cli.checking import require_passed
 from quicksilver.cli.files import write_text
 from quicksilver.client import Client, HoleLimits, ReplyError, RequestOptions
+from quicksilver.protocol.decisions import ChoiceAnswer, ChoiceQuestion
 from quicksilver.protocol.wire import Usage
 
 DEFAULT_MAX_TOKENS = 256
@@ -77,6 +78,16 @@ def generate(
     if reply is None:
         raise ReplyError("the stream ended without a result")
     report.end(reply.text, model=reply.model, usage=reply.usage, finish_reason=reply.finish_reason)
+
+
+def decide(server: str, text: str, *, model: str | None, mark: str, choices: Sequence[str]) -> ChoiceAnswer:
+    """What a server says stands at the mark."""
+    question = ChoiceQuestion(type="choice", mark=mark, criteria=dict.fromkeys(choices))
+    with Client(server, model=model) as client:
+        answer = client.decide(text, {"place": question}).answers.get("place")
+    if not isinstance(answer, ChoiceAnswer):
+        raise ReplyError("the server did not answer the choice")
+    return answer
 
 
 def infill(

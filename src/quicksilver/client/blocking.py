@@ -1,7 +1,7 @@
 """The blocking client."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -16,6 +16,7 @@ from quicksilver.client.replies import InfillReader, Reply
 from quicksilver.client.retries import wait_after_failure, wait_after_status
 from quicksilver.client.streams import Stream, TextStream
 from quicksilver.protocol.chat import Message
+from quicksilver.protocol.decisions import StateDecisions, StateQuestion, Told
 from quicksilver.protocol.infill import HoleLimits, InfillEvent, InfillResponse
 
 T = TypeVar("T")
@@ -88,6 +89,10 @@ class Client:
         """Continue a prompt, piece by piece."""
         model = self.connection.model
         return self._stream(calls.complete(prompt, model=model, max_tokens=max_tokens, num_choices=1, options=options))
+
+    def decide(self, state: Told, questions: Mapping[str, StateQuestion]) -> StateDecisions:
+        """Answer questions about a state with probabilities."""
+        return self._ask(calls.decide(state, questions, model=self.connection.model))
 
     def fill(
         self, prefix: str, suffix: str, *, max_tokens: int | None = None, options: RequestOptions = NO_OPTIONS

@@ -1,13 +1,14 @@
 """What is sent for each question, and how the answer is read. Knows nothing of connections."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from quicksilver.client.options import NO_OPTIONS, RequestOptions
-from quicksilver.client.replies import Reply, read_infill, read_models, read_reply
+from quicksilver.client.replies import Reply, read_decisions, read_infill, read_models, read_reply
 from quicksilver.errors import ConfigError, InputError
 from quicksilver.protocol.chat import Message
+from quicksilver.protocol.decisions import StateDecisions, StateQuestion, Told
 from quicksilver.protocol.infill import HoleLimits, InfillResponse
 
 T = TypeVar("T")
@@ -88,6 +89,14 @@ def infill(
         body["layout"] = layout
     body |= {name: value for name, value in (("check", check), ("repairs", repairs)) if value is not None}
     return Call(path="infill", read=read_infill, body=body)
+
+
+def decide(state: Told, questions: Mapping[str, StateQuestion], *, model: str | None) -> Call[StateDecisions]:
+    """Answers with probabilities; a route of Quicksilver's server, and of Inception's."""
+    # A label's description may be null, which must stay.
+    asked = {name: question.model_dump(mode="json", exclude_unset=True) for name, question in questions.items()}
+    body = _body(model, None, 1, NO_OPTIONS) | {"state": state, "questions": asked}
+    return Call(path="decisions", read=read_decisions, body=body)
 
 
 def edit(prompt: str, *, model: str | None, options: RequestOptions) -> Call[Reply]:

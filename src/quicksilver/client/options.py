@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from quicksilver.errors import ConfigError
+from quicksilver.protocol.constraints import ConstraintFields
 from quicksilver.protocol.sampling import Effort
 
 
@@ -32,12 +33,15 @@ class RequestOptions:
     refresh_every: int | None = None
     max_nfe: int | None = None
     deadline_ms: float | None = None
+    constraint: ConstraintFields | None = None
+    """What the answer must be, or each hole."""
     realtime: bool = False
     extra: Mapping[str, object] = field(default_factory=dict)
     """Further fields of the body, for what other servers understand."""
 
     def __post_init__(self) -> None:
-        clash = sorted({each.name for each in fields(self)} & set(self.extra))
+        names = {each.name for each in fields(self)} | set(ConstraintFields.model_fields)
+        clash = sorted(names & set(self.extra))
         if clash:
             raise ConfigError(f"extra names {', '.join(clash)}: set the options of that name instead")
 
@@ -49,11 +53,13 @@ class RequestOptions:
             body["stop"] = list(self.stop)
         if self.logit_bias:
             body["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
+        if self.constraint is not None:
+            body |= self.constraint.model_dump(mode="json", by_alias=True, exclude_unset=True)
         if self.realtime:
             body["realtime"] = True
         return body | dict(self.extra)
 
 
-_SHAPED = frozenset({"stop", "logit_bias", "realtime", "extra"})
+_SHAPED = frozenset({"stop", "logit_bias", "constraint", "realtime", "extra"})
 NO_OPTIONS = RequestOptions()
 """Everything is the server's choice."""

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from pydantic import ValidationError, WrapValidator
 
 from quicksilver.client.errors import ReplyError, UnreachableError, refusal
+from quicksilver.protocol.decisions import StateDecisions
 from quicksilver.protocol.infill import InfillEvent, InfillResponse
 from quicksilver.protocol.wire import Usage, Wire
 
@@ -111,6 +112,11 @@ def read_reply(content: bytes) -> Reply:
 def read_infill(content: bytes) -> InfillResponse:
     """The answer of ``/v1/infill``."""
     return _parsed(InfillResponse, content)
+
+
+def read_decisions(content: bytes) -> StateDecisions:
+    """The answer of ``/v1/decisions`` about a state."""
+    return _parsed(StateDecisions, content)
 
 
 def read_models(content: bytes) -> tuple[str, ...]:

@@ -113,10 +113,14 @@ class DecodingDefaults:
     """How a hole of unknown length finds it, see ``decoding.lengths``."""
     ends: str = "held"
     """How a block is written that may hold eos, see ``decoding.ends``."""
+    decision_temperature: float = 1.0
+    """Divides the scores of labels so that their softmax is calibrated, see ``api.deciding``; above 0."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.length_margin <= 1.0:
             raise ConfigError(f"length_margin must lie in [0, 1], got {self.length_margin}")
+        if not self.decision_temperature > 0:
+            raise ConfigError(f"decision_temperature must be positive, got {self.decision_temperature}")
         if self.sub_block_length is not None and self.sub_block_length < 1:
             raise ConfigError(f"sub_block_length must be at least 1, got {self.sub_block_length}")
 

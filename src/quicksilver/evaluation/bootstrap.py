@@ -1,10 +1,10 @@
 """Percentile bootstrap intervals of means, ratios and their differences (Efron 1979, doi:10.1214/aos/1176344552)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from quicksilver.errors import ConfigError
 
@@ -87,6 +87,29 @@ def bootstrap_difference(
         differences.append(ratios - first_numerators[index].sum(axis=1)[has_both] / first_totals[has_both])
     value = numerators.sum() / denominators.sum() - first_numerators.sum() / first_denominators.sum()
     return _interval(float(value), differences)
+
+
+def bootstrap(
+    num_items: int,
+    figure: Callable[[Int[np.ndarray, "R N"]], Float[np.ndarray, " R"]],
+    *,
+    seed: int = SEED,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Interval:
+    """Any figure of items, resampled with replacement.
+
+    Args:
+        num_items: at least 1.
+        figure: its values for several choices of items, which are given by their numbers.
+        seed: the same seed gives the same interval.
+        num_resamples: at least 1.
+
+    Raises:
+        ConfigError: there is no item.
+    """
+    _check(np.ones(num_items), np.ones(num_items), num_resamples)
+    value = float(figure(np.arange(num_items)[None])[0])
+    return _interval(value, [figure(index) for index in _resamples(num_items, seed, num_resamples)])
 
 
 def _check(numerators: np.ndarray, denominators: np.ndarray, num_resamples: int) -> None:

@@ -37,7 +37,10 @@ class Answer:
     reference_tokens: int | None = None
     """Length of what was wanted in the subject's tokens, where a suite counts it."""
     nats: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Where likelihoods are asked for instead of a text: by reading, one for every random draw."""
+    """Where likelihoods are asked for instead of a text: by reading, one for every random draw. Of a decision, scores
+    and probabilities of its labels."""
+    forward_s: float | None = None
+    """Seconds of one forward over the same text, where a suite compares with it."""
 
 
 @runtime_checkable
@@ -91,6 +94,15 @@ class Editor(Subject, Protocol):
 
         A merge that is refused because the snippet leaves a doubt is an empty text of ``finish_reason`` ``REFUSED``.
         """
+        ...
+
+
+@runtime_checkable
+class Decider(Subject, Protocol):
+    """A subject that says which of several labels stands in a place."""
+
+    def decide(self, before: str, after: str, labels: Sequence[str]) -> Answer:
+        """``nats`` holds ``scores`` of the labels in nats, up to a constant, and calibrated ``probabilities``."""
         ...
 
 

@@ -36,5 +36,9 @@ class ConstraintFields(Wire):
     """JSON, without white space."""
     regex: Annotated[str, Field(min_length=1, max_length=MAX_PATTERN)] | None = None
     """The whole answer matches; Python's syntax without backreferences."""
+    grammar: Annotated[str, Field(min_length=1, max_length=MAX_PATTERN)] | None = None
+    """The answer is a text of this grammar, in ``grammar_syntax``."""
+    grammar_syntax: Literal["gbnf", "lark"] = "gbnf"
+    """llama.cpp's form, whose whole texts are rule ``root``, or Lark's, with ``start``."""
     choice: Annotated[list[str], Field(min_length=1, max_length=MAX_OPTIONS)] | None = None
     """The answer is one of these."""

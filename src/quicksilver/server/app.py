@@ -17,7 +17,7 @@ from quicksilver.server.accounts import Prices
 from quicksilver.server.config import ServerConfig
 from quicksilver.server.errors import ApiError, to_response
 from quicksilver.server.metering import Gate, OpenGate
-from quicksilver.server.routes import apply, chat, completions, edit, infill, playground, service
+from quicksilver.server.routes import apply, chat, completions, decisions, edit, infill, playground, service
 from quicksilver.server.service import Service
 from quicksilver.server.tracing import Tracing, from_environment
 
@@ -49,7 +49,7 @@ def create_app(
 
     app = FastAPI(title="Quicksilver", version=__version__, lifespan=lifespan, docs_url="/docs", redoc_url=None)
     app.state.service, app.state.gate, app.state.prices = served, gate or OpenGate(), _pricing(prices or Prices())
-    for routes in (apply, chat, completions, edit, infill, service, playground):
+    for routes in (apply, chat, completions, decisions, edit, infill, service, playground):
         app.include_router(routes.router)
     app.include_router(service.guarded)
     errors.install(app)

@@ -12,6 +12,7 @@ from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.choice import Choice
 from quicksilver.constraints.compiling import fingerprint_of
 from quicksilver.constraints.constraint import CompileOptions, Constraint
+from quicksilver.constraints.grammar import Grammar
 from quicksilver.constraints.json_schema.schema import JsonSchema
 from quicksilver.constraints.python_types import PYTHON_TYPES
 from quicksilver.constraints.regex import Regex
@@ -132,6 +133,8 @@ def constraint_of(fields: ConstraintFields) -> tuple[str, Constraint] | None:
         found.append(("response_format", _of_format(fields.response_format)))
     if fields.regex is not None:
         found.append(("regex", Regex(fields.regex)))
+    if fields.grammar is not None:
+        found.append(("grammar", Grammar(fields.grammar, fields.grammar_syntax)))
     if fields.choice is not None:
         found.append(("choice", Choice(tuple(fields.choice))))
     if isinstance(fields, HoleLimits) and fields.type is not None:

@@ -11,7 +11,17 @@ import torch
 from fastapi import Request
 
 from quicksilver import __version__
-from quicksilver.api import Answer, AsyncModel, Completion, Done, GenerateRequest, InfillRequest, Model, StreamEvent
+from quicksilver.api import (
+    Answer,
+    AsyncModel,
+    Completion,
+    Decision,
+    Done,
+    GenerateRequest,
+    InfillRequest,
+    Model,
+    StreamEvent,
+)
 from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.engine.replay import fingerprint
 from quicksilver.errors import EngineError
@@ -134,6 +144,11 @@ class Service:
         """As ``Model.next_token_logprobs``, beside the engine; one text at a time."""
         async with self._scoring:
             return await asyncio.to_thread(self.model.next_token_logprobs, token_ids)
+
+    async def decide(self, before: str, after: str, labels: Sequence[str], *, may_crop: bool) -> Decision:
+        """As ``Model.decide``, beside the engine; one at a time."""
+        async with self._scoring:
+            return await asyncio.to_thread(self.model.decide, before, after, labels, may_crop=may_crop)
 
 
 async def merged(answers: Sequence[Answer]) -> AsyncGenerator[tuple[int, StreamEvent], None]:

@@ -22,6 +22,8 @@ COMMANDS = [
     "replay",
     "tune",
     "eval",
+    "calibrate",
+    "decide",
     "train",
     "import",
     "export",

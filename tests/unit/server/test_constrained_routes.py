@@ -73,6 +73,12 @@ def test_expressions_and_choices(client, route):
     hole = {"prompt": "x = ", "suffix": "\ny = 1\n"}
     text = post(client, route, **hole, regex=r"[a-c]{2,5}\(\)", temperature=1.0, seed=2)["choices"][0]["text"]
     assert re.fullmatch(r"[a-c]{2,5}\(\)", text)
+    gbnf = 'root ::= "[" item ("," item)* "]"\nitem ::= [0-9]{1,3}'
+    text = post(client, route, **hole, grammar=gbnf, temperature=1.0, seed=2, max_tokens=30)["choices"][0]["text"]
+    assert re.fullmatch(r"\[[0-9]{1,3}(,[0-9]{1,3})*\]", text)
+    lark = 'start: "a" b\nb: "b" | "(" b ")"'
+    text = post(client, route, **hole, grammar=lark, grammar_syntax="lark", seed=3, max_tokens=20)["choices"][0]["text"]
+    assert re.fullmatch(r"a\(*b\)*", text)
     options = ["median", "mean", "sum"]
     assert post(client, route, **hole, choice=options, seed=2)["choices"][0]["text"] in options
 
@@ -122,6 +128,7 @@ REFUSED = [
     ({"regex": "a", "choice": ["a"], "prompt": "x"}, "choice", "invalid_value", "contradict"),
     ({"regex": "a", "stop": "b", "prompt": "x"}, "stop", "invalid_value", "stop"),
     ({"regex": "a{5}", "max_tokens": 2, "prompt": "x"}, "max_tokens", "invalid_value", "at least"),
+    ({"grammar": "root ::= thing", "prompt": "x"}, "grammar", "invalid_value", "thing"),
     ({"choice": [], "prompt": "x"}, "choice", "invalid_value", "choice"),
     ({"response_format": {"type": "json_schema"}, "prompt": "x"}, "response_format", "invalid_value", "json_schema"),
     (
@@ -171,4 +178,16 @@ def test_a_constraint_is_compiled_once(client):
 def test_the_list_of_models_says_so(client):
     served = client.get("/v1/models").json()["data"][0]
     assert {"json_mode", "structured_outputs"} <= set(served["supported_features"])
-    assert {"regex", "choice", "response_format"} <= set(served["supported_sampling_parameters"])
+    assert {"regex", "grammar", "choice", "response_format"} <= set(served["supported_sampling_parameters"])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_budget_that_a_refusal_names_is_enough_and_nothing_is_cut(client, temperature):
+    body = {"prompt": "x = ", "response_format": AS_PERSON, "temperature": temperature, "seed": 7}
+    message = post(client, "/v1/completions", 400, **body, max_tokens=1)["error"]["message"]
+    least = int(re.search(r"at least (\d+) tokens", message).group(1))
+    post(client, "/v1/completions", 400, **body, max_tokens=least - 1)
+    for budget in (least, least + 1, least + 5):
+        choice = post(client, "/v1/completions", **body, max_tokens=budget)["choices"][0]
+        jsonschema.validate(json.loads(choice["text"]), PERSON)
+        assert choice["finish_reason"] == "stop"

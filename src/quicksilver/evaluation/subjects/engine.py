@@ -1,5 +1,6 @@
 """A checkpoint in our own engine, diffusion or autoregressive."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
@@ -76,6 +77,15 @@ class EngineSubject:
             return answer_of(self.model.run(replace(request, max_tokens=None)))
         except ContextLengthError:
             return unanswered(TOO_LONG)
+
+    def decide(self, before: str, after: str, labels: Sequence[str]) -> Answer:
+        start = time.perf_counter()
+        found = self.model.decide(before, after, labels)
+        seconds = time.perf_counter() - start
+        nats = {"scores": found.scores, "probabilities": found.probabilities}
+        return Answer(
+            texts=(found.label,), num_tokens=0, nfe=found.nfe, seconds=seconds, finish_reason="read", nats=nats
+        )
 
     def _options(self, ask: Ask) -> DecodingOptions:
         return replace(self.options, seed=ask.seed, temperature=ask.temperature, stop=ask.stop)

@@ -20,7 +20,7 @@ from quicksilver.errors import ConfigError
 from quicksilver.evaluation.documents import Corpus, SourceFile
 from quicksilver.evaluation.sampling import subsample
 from quicksilver.evaluation.suites.filling import FillSuite, InfillItem, Length
-from quicksilver.evaluation.syntax import parse
+from quicksilver.evaluation.syntax import SourceMap, characters, is_plain, line_starts, parse
 
 DEFAULT_COUNT = 1000
 SPAN_CHARS = (4, 256)
@@ -105,7 +105,7 @@ def sample_spans(sources: Sequence[SourceFile], count: int, seed: int) -> list[I
     Raises:
         ConfigError: there are fewer spans of syntax than half of that.
     """
-    parsed = [source for source in sources if _is_plain(source.text)]
+    parsed = [source for source in sources if is_plain(source.text)]
     syntax = iter(_sample(parsed, _syntax_spans, (count + 1) // 2, seed, "syntax"))
     random = _random_spans(parsed, seed)
     return [next(random if number % 2 else syntax) for number in range(count)]
@@ -117,7 +117,7 @@ def sample_blocks(sources: Sequence[SourceFile], count: int, seed: int) -> list[
     Raises:
         ConfigError: there are fewer blocks than that.
     """
-    parsed = [source for source in sources if _is_plain(source.text)]
+    parsed = [source for source in sources if is_plain(source.text)]
     return _sample(parsed, _blocks, count, seed, "code")
 
 
@@ -149,14 +149,6 @@ def _line(source: SourceFile, line: int, kind: LineKind) -> InfillItem:
     return _item(source, starts[line], stop, kind, place=str(line + 1))
 
 
-def line_starts(text: str) -> list[int]:
-    """Where each line begins, and at last where one more would."""
-    starts = [0]
-    for line in text.split("\n"):
-        starts.append(starts[-1] + len(line) + 1)
-    return starts
-
-
 def _lines(text: str) -> list[tuple[int, LineKind]]:
     """Numbers (from 0) and kinds of the lines that are not blank; none if the file does not parse."""
     tree = parse(text)
@@ -180,33 +172,20 @@ def _is_string(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
 
 
-def _is_plain(text: str) -> bool:
-    """Whether a file parses and its lines are what the parser counts as lines."""
-    return "\r" not in text and "\f" not in text and parse(text) is not None
-
-
 def _syntax_spans(text: str) -> Iterator[tuple[int, int]]:
-    lines, starts = text.split("\n"), line_starts(text)
+    source = SourceMap(text)
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.expr | ast.stmt) or isinstance(node, ast.Name | ast.Constant):
             continue
         if hasattr(node, "body") and isinstance(node, ast.stmt):
             continue
-        span = tuple(
-            starts[line - 1] + _characters(lines[line - 1], column)
-            for line, column in ((node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0))
-        )
-        if SPAN_CHARS[0] <= span[1] - span[0] <= SPAN_CHARS[1] and not _is_docstring(node):
-            yield span[0], span[1]
+        start, stop = source.span(node)
+        if SPAN_CHARS[0] <= stop - start <= SPAN_CHARS[1] and not _is_docstring(node):
+            yield start, stop
 
 
 def _is_docstring(node: ast.expr | ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and _is_string(node.value)
-
-
-def _characters(line: str, num_bytes: int) -> int:
-    """The parser counts bytes of UTF-8."""
-    return num_bytes if line.isascii() else len(line.encode()[:num_bytes].decode())
 
 
 def _random_spans(sources: Sequence[SourceFile], seed: int) -> Iterator[InfillItem]:
@@ -248,9 +227,9 @@ def _whole_lines(body: Sequence[ast.stmt], lines: Sequence[str]) -> tuple[int, i
     end = body[-1].end_lineno or 0
     if not BLOCK_LINES[0] <= end - first <= BLOCK_LINES[1]:
         return None
-    head = lines[first][: _characters(lines[first], body[0].col_offset)]
+    head = lines[first][: characters(lines[first], body[0].col_offset)]
     if first == body[0].lineno - 1 and (head.strip() or lines[first].startswith("elif", len(head))):
         return None  # behind a colon; or no body, but the rest of a branch
     # Behind the last statement only a comment may stand, or else the next statement would be cut from its line.
-    rest = lines[end - 1][_characters(lines[end - 1], body[-1].end_col_offset or 0) :].strip()
+    rest = lines[end - 1][characters(lines[end - 1], body[-1].end_col_offset or 0) :].strip()
     return (first, end) if not rest or rest.startswith("#") else None

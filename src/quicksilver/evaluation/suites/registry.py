@@ -13,6 +13,7 @@ from quicksilver.evaluation.likelihood import LikelihoodConfig
 from quicksilver.evaluation.suite import Suite
 from quicksilver.evaluation.suites import completion, fim, fim_exec, humaneval, puzzles, repair
 from quicksilver.evaluation.suites.apply import applications
+from quicksilver.evaluation.suites.decisions import decisions_suite
 from quicksilver.evaluation.suites.execution import SHORT, Running, make_sandbox
 from quicksilver.evaluation.suites.filling import Length
 from quicksilver.evaluation.suites.json_documents import json_suite
@@ -28,6 +29,8 @@ class Kind(StrEnum):
     PROMPTS = "prompts"
     LIKELIHOODS = "likelihoods"
     """Of checkpoints in this process."""
+    DECISIONS = "decisions"
+    """Of models in this process: which of several labels stands in a place."""
     EDITS = "edits"
     """By routes that change code: a local model gets a server for the time."""
 
@@ -194,7 +197,7 @@ def _likelihoods(materials: Materials) -> Suite[Any]:
     return LikelihoodSuite(materials.require_corpus(), config, count=materials.count, context=context)
 
 
-def _edits(make: Callable[..., Suite[Any]]) -> Callable[[Materials], Suite[Any]]:
+def _from_corpus(make: Callable[..., Suite[Any]]) -> Callable[[Materials], Suite[Any]]:
     return lambda materials: make(materials.require_corpus(), count=materials.count, seed=materials.seed)
 
 
@@ -313,14 +316,23 @@ ENTRIES = (
         name="next-edit",
         kind=Kind.EDITS,
         measures="renames and new arguments carried on in held-out files: places right, over-edits, no-ops kept",
-        make=_edits(next_edits),
+        make=_from_corpus(next_edits),
         needs_corpus=True,
     ),
     Entry(
         name="apply",
         kind=Kind.EDITS,
         measures="lazy snippets merged into held-out files: syntax tree, untouched lines, refusals",
-        make=_edits(applications),
+        make=_from_corpus(applications),
+        needs_corpus=True,
+        is_decoded=False,
+    ),
+    Entry(
+        name="decisions",
+        kind=Kind.DECISIONS,
+        measures="which of a few operators, keywords or names stands in a place of held-out files, in one forward: "
+        "accuracy, calibration, time",
+        make=_from_corpus(decisions_suite),
         needs_corpus=True,
         is_decoded=False,
     ),

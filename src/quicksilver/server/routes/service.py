@@ -38,12 +38,14 @@ GENERATING = (
     "/v1/infill",
     "/v1/edit/completions",
     "/v1/apply/completions",
+    "/v1/decisions",
 )
 _PARAMETERS = (
     "cache",
     "choice",
     "deadline_ms",
     "frequency_penalty",
+    "grammar",
     "logit_bias",
     "logprobs",
     "max_nfe",
