@@ -29,7 +29,7 @@ def read_constraint(
     if len(names) > 1:
         raise ConfigError(f"{' and '.join(names)} contradict each other: an answer has one constraint")
     if json_schema is not None:
-        schema = JsonSchema(name=json_schema.stem, schema=_schema(json_schema), strict=True)
+        schema = JsonSchema.model_validate({"name": json_schema.stem, "schema": _schema(json_schema), "strict": True})
         return ConstraintFields(response_format=ResponseFormat(type="json_schema", json_schema=schema))
     if grammar is not None:
         syntax = "lark" if grammar.suffix == LARK else "gbnf"
