@@ -22,6 +22,7 @@ from quicksilver.api import (
     Model,
     StreamEvent,
 )
+from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.engine.replay import fingerprint
 from quicksilver.errors import EngineError
 from quicksilver.server.chat_template import ChatTemplate
@@ -57,7 +58,7 @@ class Service:
         weights = fingerprint(model.engine.denoiser, model.spec)
         self.system_fingerprint = f"qs-{__version__}-{weights[:12]}"
         self.metrics = Metrics(model.engine)
-        self.constraints = Constraints(model, self.metrics, max_kept=config.max_kept_constraints)
+        self.constraints = Constraints(model, self.metrics, config, CompileOptions())
         self.is_draining = False
         self._async_model: AsyncModel | None = None
         self._scoring = asyncio.Lock()

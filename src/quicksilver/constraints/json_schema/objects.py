@@ -59,6 +59,7 @@ class ObjectWriter:
     def _state(self, place: int, formula: Formula, is_first: bool) -> Expression:
         state = (place, formula, is_first)
         if state not in self._states:
+            self._writer.compiler.meter.states(len(self._states), "an object")
             self._states[state] = Rule(f"object {formula.number} from {place}", is_level=False)
             self._waiting.append(state)
         return self._states[state]

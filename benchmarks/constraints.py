@@ -1,0 +1,292 @@
+r"""Constraints measured: what of JSON Schema is kept, compile times, cost beside a forward, validity of samples.
+
+Rows of the report, by --only:
+  coverage   JSON-Schema-Test-Suite beside llguidance, outlines-core and xgrammar: schemas kept exactly, refused, wrong
+  compiling  milliseconds to compile the suite's schemas for the model's tokenizer
+  step       milliseconds of the constraint per denoising step, beside the forward
+  validity   random schemas sampled with random weights and the model's: documents that jsonschema calls valid
+
+Examples:
+  python benchmarks/constraints.py --suite ../shared/data/json_schema_test_suite --out runs/constraints.json
+  python benchmarks/constraints.py --out runs/valid.json --only validity --items 50
+"""
+
+import json
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from common import finish, load_model, load_parts, markdown_table, progress, reported_errors, verbatim
+from constraints_rivals import ENGINES, Group, judge_all, read_suite
+from jsonschema import Draft202012Validator
+
+from quicksilver.api import DecodingOptions, GenerateRequest, Model
+from quicksilver.constraints.compiling import compile_here, eos_of
+from quicksilver.constraints.constraint import CompileOptions
+from quicksilver.constraints.json_schema.schema import JsonSchema
+from quicksilver.constraints.vocabulary import vocabulary_of
+from quicksilver.engine import runner
+from quicksilver.errors import ConfigError, UsageError
+from quicksilver.evaluation.provenance import environment
+from quicksilver.evaluation.suites.json_documents import make_item
+
+TEMPERATURES = (0.0, 0.7, 1.0)
+WEIGHT_SCALE = 0.1
+"""Of random weights: large enough that their logits are far from flat."""
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "email": {"type": "string", "format": "email"},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+ORDER = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "format": "uuid"},
+        "created": {"type": "string", "format": "date-time"},
+        "customer": PERSON,
+        "items": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "sku": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
+                    "quantity": {"type": "integer", "minimum": 1, "maximum": 999},
+                    "price": {"type": "number", "minimum": 0},
+                },
+                "required": ["sku", "quantity", "price"],
+                "additionalProperties": False,
+            },
+        },
+        "note": {"type": "string", "maxLength": 64},
+    },
+    "required": ["id", "created", "customer", "items"],
+    "additionalProperties": False,
+}
+STEP_SCHEMAS: dict[str, Any] = {"person": PERSON, "order": ORDER, "any object": {"type": "object"}}
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"max_content_width": 120})
+
+
+class Part(StrEnum):
+    """What is measured."""
+
+    COVERAGE = "coverage"
+    COMPILING = "compiling"
+    STEP = "step"
+    VALIDITY = "validity"
+
+
+@app.command(help=verbatim(__doc__), no_args_is_help=True)
+def main(
+    out: Annotated[Path, typer.Option(help="JSON report, with a Markdown table beside it.")],
+    suite: Annotated[Path | None, typer.Option(help="Folder of JSON-Schema-Test-Suite, a line per schema.")] = None,
+    model: Annotated[str, typer.Option(help="Bundled model or checkpoint folder.")] = "quicksilver-coder",
+    only: Annotated[list[Part] | None, typer.Option(help="Only this part; may be repeated.")] = None,
+    items: Annotated[int, typer.Option(help="Random schemas.", min=1)] = 1000,
+    steps: Annotated[int, typer.Option(help="Documents of each schema whose steps are timed.", min=1)] = 10,
+    max_tokens: Annotated[int, typer.Option(help="Of a document.", min=16)] = 128,
+    sample: Annotated[int | None, typer.Option(help="Schemas of the suite, drawn at random. [default: all]")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Only this engine's coverage; may be repeated.")] = None,
+    seconds: Annotated[float, typer.Option(help="After which an engine is taken to hang on a schema.")] = 30.0,
+    threads: Annotated[int, typer.Option(help="CPU threads.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Of schemas and decoding.")] = 0,
+) -> None:
+    """Measure and report."""
+    torch.set_num_threads(threads)
+    parts, engines = only or list(Part), engine or list(ENGINES)
+    report: dict[str, Any] = {
+        "model": model, "items": items, "max_tokens": max_tokens, "threads": threads, "seed": seed, "sample": sample,
+        "environment": environment(),
+    }  # fmt: skip
+    with reported_errors():
+        if unknown := [name for name in engines if name not in ENGINES]:
+            raise ConfigError(f"no engine {unknown[0]!r}; known: {', '.join(ENGINES)}")
+        if suite is None and {Part.COVERAGE, Part.COMPILING} & set(parts):
+            raise ConfigError("coverage and compiling need --suite; or leave them out by --only")
+        groups = [] if suite is None else read_suite(suite, sample, seed)
+        if Part.COVERAGE in parts:
+            report["coverage"] = measure_coverage(groups, engines, seconds)
+        if Part.COMPILING in parts:
+            report["compiling"] = measure_compiling(groups, model)
+        if Part.STEP in parts:
+            report["step"] = measure_steps(load_model(model, "cpu"), steps, max_tokens, seed)
+        if Part.VALIDITY in parts:
+            report["validity"] = measure_validity(model, items, max_tokens, seed)
+        finish(out, report, "\n\n".join(_table(report[part]) for part in parts))
+
+
+def measure_coverage(groups: list[Group], engines: Sequence[str], seconds: float) -> list[dict[str, Any]]:
+    """A row per engine."""
+    rows = []
+    with progress() as bar:
+        for name in engines:
+            task = bar.add_task(name, total=len(groups), detail="")
+            found = judge_all(name, groups, seconds, lambda task=task: bar.advance(task))
+            outcomes = Counter(each["outcome"] for each in found)
+            times = [each["ms"] for each in found if "ms" in each]
+            row = {"engine": name, "schemas": len(groups)}
+            row |= {key: outcomes[key] for key in ("exact", "refused", "too loose", "too strict", "hung or died")}
+            row |= {"exact_share": outcomes["exact"] / len(groups), **_quantiles(times, "compile")}
+            if name == "quicksilver":
+                row["verdicts_unlike_jsonschema"] = sum(each.get("other_than_jsonschema", 0) for each in found)
+            rows.append(row)
+    return rows
+
+
+def measure_compiling(groups: list[Group], model: str) -> list[dict[str, Any]]:
+    """From schema to automaton over tokens, caches apart."""
+    tokenizer = load_parts(model, "cpu")[2]
+    vocabulary, eos = vocabulary_of(tokenizer), eos_of(tokenizer)
+    times, states = [], []
+    with progress() as bar:
+        task = bar.add_task("compiling", total=len(groups), detail="")
+        for group in groups:
+            bar.advance(task)
+            constraint = JsonSchema(group.schema, formats="annotate")
+            started = time.perf_counter()
+            try:
+                automaton = compile_here(constraint, vocabulary, CompileOptions(), eos_token_id=eos)
+            except UsageError:
+                continue
+            times.append((time.perf_counter() - started) * 1e3)
+            states.append(automaton.num_states)
+    row = {"vocabulary": vocabulary.size, "schemas": len(times), **_quantiles(times, "compile")}
+    return [row | {"states_p50": statistics.median(states), "states_max": max(states)}]
+
+
+def _quantiles(times: Sequence[float], what: str) -> dict[str, float]:
+    ordered = sorted(times)
+    return {f"{what}_ms_p{part}": ordered[len(ordered) * part // 100] for part in (50, 95)}
+
+
+def measure_steps(model: Model, documents: int, max_tokens: int, seed: int) -> list[dict[str, Any]]:
+    """What the constraint adds to the forwards of single requests."""
+    rows = []
+    for name, schema in STEP_SCHEMAS.items():
+        automaton = model.compile(JsonSchema(schema))
+        for temperature in TEMPERATURES[::2]:
+            spent: dict[str, float] = defaultdict(float)
+            num_forwards = 0
+            with _timed(spent):
+                for number in range(documents + 1):
+                    if number == 1:  # the first one warms up
+                        spent.clear()
+                        num_forwards = 0
+                    options = DecodingOptions(constraint=automaton, temperature=temperature, seed=seed + number)
+                    request = GenerateRequest(prompt="document = ", max_tokens=2 * max_tokens, options=options)
+                    num_forwards += model.run(request).nfe
+            forward, constraint = spent["forward"] / num_forwards * 1e3, spent["constraint"] / num_forwards * 1e3
+            rows.append(
+                {"schema": name, "temperature": temperature, "states": automaton.num_states, "forwards": num_forwards,
+                 "forward_ms": forward, "constraint_ms": constraint, "constraint_share": constraint / forward}
+            )  # fmt: skip
+    return rows
+
+
+@contextmanager
+def _timed(spent: dict[str, float]) -> Iterator[None]:
+    """Seconds of the network with its head and own candidates, and of the constraint, added to ``spent``."""
+
+    def timed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            started = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[name] += time.perf_counter() - started
+
+        return run
+
+    places = (
+        (runner.Runner, "_forward", "forward"),
+        (runner, "choose", "forward"),
+        (runner, "constrain", "constraint"),
+    )
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
+    for owner, name, kind in places:
+        setattr(owner, name, timed(getattr(owner, name), kind))
+    try:
+        yield
+    finally:
+        for owner, name, function in before:
+            setattr(owner, name, function)
+
+
+def with_random_weights(model: Model, seed: int) -> Model:
+    """The same network, drawn anew."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.engine.denoiser.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, WEIGHT_SCALE, generator=generator)
+    return model
+
+
+def measure_validity(name: str, items: int, max_tokens: int, seed: int) -> list[dict[str, Any]]:
+    """A row per weights and temperature, with the constraint and without."""
+    makers = {
+        "random": lambda: with_random_weights(load_model(name, "cpu"), seed),
+        name: lambda: load_model(name, "cpu"),
+    }
+    schemas = [make_item(seed, number) for number in range(items)]
+    rows = []
+    with progress() as bar:
+        for weights, make in makers.items():
+            model = make()
+            for temperature in TEMPERATURES:
+                for is_constrained in (True, False):
+                    kind = f"{weights}, T={temperature}, {'with' if is_constrained else 'without'}"
+                    task = bar.add_task(kind, total=items, detail="")
+                    num_valid = num_forwards = num_tokens = num_refused = 0
+                    for number, item in enumerate(schemas):
+                        bar.advance(task)
+                        constraint = JsonSchema(dict(item.given)) if is_constrained else None
+                        options = DecodingOptions(temperature=temperature, seed=seed + number, constraint=constraint)
+                        request = GenerateRequest(prompt=item.prompt, max_tokens=max_tokens, options=options)
+                        try:
+                            found = model.run(request)
+                        except ConfigError:
+                            num_refused += 1  # the shortest document does not fit, or the schema is refused by name
+                            continue
+                        num_valid += _is_valid(found.text, item.given)
+                        num_forwards += found.nfe
+                        num_tokens += sum(len(hole.tokens) for hole in found.holes)
+                    asked = items - num_refused
+                    rows.append(
+                        {"weights": weights, "temperature": temperature, "constraint": is_constrained, "schemas": asked,
+                         "refused": num_refused, "valid": num_valid, "valid_share": num_valid / max(asked, 1),
+                         "forwards": num_forwards / max(asked, 1), "tokens": num_tokens / max(asked, 1)}
+                    )  # fmt: skip
+    return rows
+
+
+def _is_valid(text: str, schema: Any) -> bool:  # noqa: ANN401
+    try:
+        return Draft202012Validator(schema).is_valid(json.loads(text))
+    except ValueError:
+        return False
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    columns = list(rows[0])
+    shown = [
+        [f"{row.get(key):.3g}" if isinstance(row.get(key), float) else str(row.get(key, "")) for key in columns]
+        for row in rows
+    ]
+    return markdown_table(columns, shown)
+
+
+if __name__ == "__main__":
+    app()
