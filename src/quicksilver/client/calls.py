@@ -84,7 +84,7 @@ def infill(
         raise ConfigError("stop does not apply to holes: the text after a hole ends it")
     body = _body(model, None, 1, options) | {"template": template, "mark": mark}
     if holes is not None:
-        body["holes"] = [hole.model_dump(mode="json", exclude_none=True) for hole in holes]
+        body["holes"] = [hole.model_dump(mode="json", by_alias=True, exclude_defaults=True) for hole in holes]
     if layout is not None:
         body["layout"] = layout
     body |= {name: value for name, value in (("check", check), ("repairs", repairs)) if value is not None}

@@ -8,7 +8,7 @@ from quicksilver.checkpoints.folder import read_config
 from quicksilver.cli import held_out
 from tests.fake_documents import char_corpus
 
-FILE = "def f(a, b):\n    if a < b and a != 3:\n        return None\n    return a + b\n"
+FILE = "def f(a, b):\n    if a < b and a != 3:\n        return None\n    return a + b, True\n"
 
 
 def test_a_copy_gets_the_temperature(quicksilver, folder, tmp_path, monkeypatch):

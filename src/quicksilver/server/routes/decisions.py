@@ -41,7 +41,7 @@ async def decide(body: DecisionRequest, http: Request, service: ServiceOf) -> St
         raise
     num_read = sum(each.num_prompt for each in found)
     await permit.settle([read_usage(num_prompt=num_read, num_written=0, nfe=len(found))], "stop")
-    http.state.note.update(prompt_tokens=num_read, nfe=len(found))
+    http.state.note.update(input_tokens=num_read, output_tokens=0, nfe=len(found))
     if isinstance(body.questions, dict):
         pairs = zip(body.questions.items(), found, strict=True)
         answers = {name: answer_about_state(question, decision) for (name, question), decision in pairs}
