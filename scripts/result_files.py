@@ -120,8 +120,21 @@ class Table(Strict):
         return self
 
 
+class Compared(Strict):
+    """Another subject of the same run."""
+
+    subject: dict[str, JsonValue]
+    figures: dict[str, Interval]
+    paired: dict[str, Interval]
+    """Its figures less those of the first subject, item by item."""
+
+    @property
+    def name(self) -> JsonValue:
+        return self.subject["name"]
+
+
 class Evaluation(Strict):
-    """A report of ``quicksilver eval``: one subject on one suite."""
+    """A report of ``quicksilver eval``: one suite, one subject and those it was compared with."""
 
     suite: str
     subject: dict[str, JsonValue]
@@ -131,6 +144,15 @@ class Evaluation(Strict):
     environment: dict[str, JsonValue]
     sandbox: str | None
     figures: dict[str, Interval]
+    others: list[Compared] = []
+
+    def other(self, name: str) -> Compared:
+        """The subject of a name that the first one was compared with."""
+        found = [each for each in self.others if each.name == name]
+        if len(found) != 1:
+            known = ", ".join(str(each.name) for each in self.others)
+            raise ResultsError(f"{len(found)} of the others are called {name}; there are: {known or 'none'}")
+        return found[0]
 
     @property
     def commands(self) -> list[str]:

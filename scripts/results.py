@@ -23,6 +23,7 @@ from result_files import (
     Cell,
     Column,
     Evaluation,
+    Interval,
     Result,
     ResultsError,
     Shown,
@@ -72,17 +73,19 @@ class Results:
         return columns[column].show(found[0].get(column))
 
     def evaluations(self, *names: str, figures: Mapping[str, str], subject: Sequence[str]) -> str:
-        """Reports of ``quicksilver eval`` side by side: a row each.
+        """Reports of ``quicksilver eval`` below each other: a row for every subject.
 
         Args:
             names: of the files.
             figures: a column each: the figure's name, and ``TITLE[:FORMAT]``.
             subject: keys of the subject that tell the rows apart.
         """
-        reports = [self._evaluation(name) for name in names]
+        reports = [(report, asked) for report in map(self._evaluation, names) for asked in (report, *report.others)]
         columns = [Column.titled(key, text) for key, text in figures.items()]
-        _check_known(", ".join(names), [column.key for column in columns], [key for r in reports for key in r.figures])
-        _check_known(", ".join(names), subject, [key for report in reports for key in report.subject])
+        _check_known(
+            ", ".join(names), [column.key for column in columns], [key for _, asked in reports for key in asked.figures]
+        )
+        _check_known(", ".join(names), subject, [key for _, asked in reports for key in asked.subject])
         heads = [
             Column(key="suite", title="suite"),
             Column(key="items", title="items", format=","),
@@ -90,17 +93,20 @@ class Results:
         ]
         rows: list[dict[str, Cell]] = [
             {"suite": report.suite, "items": report.items}
-            | {key: None if report.subject.get(key) is None else str(report.subject[key]) for key in subject}
-            | {column.key: report.figures.get(column.key) for column in columns}
-            for report in reports
+            | {key: None if asked.subject.get(key) is None else str(asked.subject[key]) for key in subject}
+            | {column.key: asked.figures.get(column.key) for column in columns}
+            for report, asked in reports
         ]
         return markdown_table([*heads, *columns], rows)
 
-    def figure(self, name: str, key: str, number_format: str = "") -> Shown:
-        """One figure of an evaluation."""
-        figures = self._evaluation(name).figures
-        _check_known(name, [key], list(figures))
-        return Column(key=key, title=key, format=number_format).show(figures[key])
+    def figure(self, name: str, key: str, number_format: str = "", of: str | None = None) -> Shown:
+        """One figure of an evaluation: of its first subject, or of another by name."""
+        report = self._evaluation(name)
+        return _figure(name, (report if of is None else report.other(of)).figures, key, number_format)
+
+    def difference(self, name: str, key: str, number_format: str = "", *, of: str) -> Shown:
+        """By how much another subject differs from the first, item by item."""
+        return _figure(name, self._evaluation(name).other(of).paired, key, number_format)
 
     def commands(self, *names: str) -> str:
         """The commands by which these were made, a line each, none twice."""
@@ -148,6 +154,11 @@ class Results:
         return found
 
 
+def _figure(name: str, figures: Mapping[str, Interval], key: str, number_format: str) -> Shown:
+    _check_known(name, [key], list(figures))
+    return Column(key=key, title=key, format=number_format).show(figures[key])
+
+
 def _count(number: JsonValue, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
@@ -177,6 +188,7 @@ def render(folder: Path) -> str:
         results.cell,
         results.evaluations,
         results.figure,
+        results.difference,
         results.commands,
         results.conditions,
         results.condition,

@@ -1,5 +1,8 @@
 """Short ways to compile constraints in tests."""
 
+import os
+import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.compiling import compile_constraint
 from quicksilver.constraints.constraint import CompileOptions, Constraint
 from quicksilver.constraints.dfa import Dfa
-from quicksilver.constraints.expression import Expression
+from quicksilver.constraints.expression import EMPTY, Expression
 from quicksilver.constraints.language import Compiler
 from quicksilver.constraints.limits import Limits, Meter
 from quicksilver.tokenization.tokenizer import Tokenizer
@@ -33,3 +36,24 @@ def language_of(constraint: Constraint, depth: int = 3) -> Dfa:
 
 def automaton_of(constraint: Constraint, depth: int = 3) -> TokenAutomaton:
     return compile_constraint(constraint, bundled_tokenizer(), CompileOptions(recursion_depth=depth, limits=PATIENT))
+
+
+@dataclass(frozen=True)
+class Stubborn:
+    """A constraint whose compilation looks at no clock, as a library's might."""
+
+    name: str = ""
+
+    def expression(self, compiler: Compiler) -> Expression:
+        time.sleep(600)
+        return EMPTY
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """A constraint whose compilation ends its process, as the kernel does where memory is short."""
+
+    name: str = ""
+
+    def expression(self, compiler: Compiler) -> Expression:
+        os._exit(1)

@@ -92,6 +92,7 @@ def command(
     with loading_bar(f"loading {model}") as progress:
         from quicksilver.sandbox import require_commands
         from quicksilver.server.accounts import Prices
+        from quicksilver.server.accounts.home import cache_folder
         from quicksilver.server.app import create_app
         from quicksilver.server.config import ServerConfig
         from quicksilver.server.logs import start
@@ -106,6 +107,7 @@ def command(
         config = ServerConfig(
             served_names=tuple(served_model_name or ()),
             max_open=max_open,
+            constraint_folder=cache_folder() / "constraints",
             drain_seconds=drain_seconds,
             checks=dict(map(_named_command, check or ())),
             confines_checks=not accept_unsafe,

@@ -2,29 +2,36 @@
 
 import hashlib
 import json
+from collections import OrderedDict
 from dataclasses import asdict
+from importlib.metadata import version
+from threading import Lock
 
 from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.constraint import CompileOptions, Constraint, canonical
 from quicksilver.constraints.language import Compiler
 from quicksilver.constraints.lift import lift
 from quicksilver.constraints.limits import Meter
-from quicksilver.constraints.vocabulary import vocabulary_of
+from quicksilver.constraints.vocabulary import Vocabulary, vocabulary_of
 from quicksilver.errors import ConfigError, UnsatisfiableConstraintError
 from quicksilver.tokenization.tokenizer import Tokenizer
 
-VERSION = 1
+VERSION = 2
 """Of what compiling makes: to be raised when the same constraint becomes another automaton."""
+
+_MAX_KEPT = 64
+_kept: OrderedDict[str, TokenAutomaton] = OrderedDict()
+_lock = Lock()
 
 
 def compile_here(
-    constraint: Constraint, tokenizer: Tokenizer, options: CompileOptions, *, eos_token_id: int
+    constraint: Constraint, vocabulary: Vocabulary, options: CompileOptions, *, eos_token_id: int
 ) -> TokenAutomaton:
-    """Compile in this process, without any cache.
+    """Compile in this process, without any cache. Memory is not limited.
 
     Args:
         constraint: what is wanted.
-        tokenizer: whose tokens.
+        vocabulary: whose tokens.
         options: depth and limits.
         eos_token_id: ends a text.
 
@@ -42,23 +49,27 @@ def compile_here(
         raise ConfigError("the constraint is nested too deeply") from None
     if dfa.is_empty:
         raise UnsatisfiableConstraintError("no text satisfies the constraint")
-    specials = [tokenizer.id_of(name) for name in compiler.specials]
+    unknown = [name for name in compiler.specials if name not in vocabulary.special]
+    if unknown:
+        known = " ".join(vocabulary.special)
+        raise ConfigError(f"the constraint names {unknown[0]!r}, which is no special token; known: {known}")
+    specials = [vocabulary.special[name] for name in compiler.specials]
     if eos_token_id in specials:
         raise ConfigError("the token that ends a text cannot stand inside a constraint")
     return lift(
         dfa,
         specials,
         eos_token_id,
-        vocabulary_of(tokenizer),
+        vocabulary,
         meter=meter,
-        fingerprint=fingerprint_of(constraint, tokenizer, options, eos_token_id),
+        fingerprint=fingerprint_of(constraint, vocabulary, options, eos_token_id),
     )
 
 
-def fingerprint_of(constraint: Constraint, tokenizer: Tokenizer, options: CompileOptions, eos_token_id: int) -> str:
+def fingerprint_of(constraint: Constraint, vocabulary: Vocabulary, options: CompileOptions, eos_token_id: int) -> str:
     """sha256 of all that the automaton depends on; limits are none of it."""
     depends = {name: value for name, value in asdict(options).items() if name != "limits"}
-    parts = [VERSION, canonical(constraint), vocabulary_of(tokenizer).fingerprint, depends, eos_token_id]
+    parts = [version("quicksilver-lm"), VERSION, canonical(constraint), vocabulary.fingerprint, depends, eos_token_id]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
 
 
@@ -82,6 +93,8 @@ def compile_constraint(
 ) -> TokenAutomaton:
     """The automaton of a constraint over a tokenizer's tokens; raises as ``compile_here``.
 
+    Those asked for last are kept. For constraints of strangers see ``worker.compile_within``.
+
     Args:
         constraint: what is wanted.
         tokenizer: whose tokens.
@@ -89,4 +102,15 @@ def compile_constraint(
         eos_token_id: ends a text; None: ``<eos>`` of this project's tokenizer.
     """
     eos = eos_of(tokenizer) if eos_token_id is None else eos_token_id
-    return compile_here(constraint, tokenizer, options or CompileOptions(), eos_token_id=eos)
+    options = options or CompileOptions()
+    vocabulary = vocabulary_of(tokenizer)
+    key = fingerprint_of(constraint, vocabulary, options, eos)
+    with _lock:
+        found = _kept.pop(key, None)
+    if found is None:
+        found = compile_here(constraint, vocabulary, options, eos_token_id=eos)
+    with _lock:
+        _kept[key] = found
+        if len(_kept) > _MAX_KEPT:
+            _kept.popitem(last=False)
+    return found

@@ -25,6 +25,7 @@ from quicksilver.constraints.expression import (
 )
 from quicksilver.constraints.limits import Meter
 from quicksilver.constraints.utf8 import Fragment, fragment_of
+from quicksilver.errors import ConfigError
 
 # An automaton's states before they are made deterministic: most of them vanish.
 _STATES_PER_STATE = 20
@@ -94,7 +95,7 @@ class Nfa:
             case Characters():
                 return self._fragment(part, fragment_of(part.ranges), after)
             case Literal(text):
-                return self._bytes(text.encode("utf-8"), after)
+                return self._bytes(_encoded(text), after)
             case Sequence(parts):
                 for each in reversed(parts):
                     after = self._part(each, after, scope)
@@ -197,3 +198,10 @@ class Nfa:
                     self.empty[base + state].append(after)
             self._known[key] = base
         return self._known[key]
+
+
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"half of a surrogate pair stands in {text!r}, which is no text of Unicode") from error

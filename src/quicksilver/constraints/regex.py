@@ -1,7 +1,7 @@
 """Regular expressions: Python's syntax, or ECMA-262's as JSON Schema asks for."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal as Either
 
 from quicksilver.constraints import unicode
@@ -29,6 +29,7 @@ MAX_NESTING = 100
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
 _BRACES = re.compile(r"\{(\d*)(,?)(\d*)\}")
 _GROUP_NAME = re.compile(r"P?<([^\W\d]\w*)>")
+_GROUP_FLAGS = re.compile(r"([a-zA-Z]+):")
 _SURROGATES = re.compile(r"([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 _SYNTAX = frozenset(r"\^$.|?*+()[]{}/-")
 
@@ -46,7 +47,9 @@ class Regex:
         return regex_expression(self.pattern, dialect=self.dialect, search=self.search)
 
 
-def regex_expression(pattern: str, *, dialect: Dialect = "python", search: bool = False) -> Expression:
+def regex_expression(
+    pattern: str, *, dialect: Dialect = "python", search: bool = False, is_terminal: bool = False
+) -> Expression:
     r"""The texts that a pattern matches.
 
     Without backreferences, possessive and atomic groups and conditions. ``$`` is the end of the text, also in Python's
@@ -57,15 +60,17 @@ def regex_expression(pattern: str, *, dialect: Dialect = "python", search: bool 
         pattern: Python's flags ``(?aisu)`` may stand at its beginning.
         dialect: "ecma": ECMA-262 with the flag ``u``.
         search: whether a text with a match anywhere in it is meant, as by ``re.search``; else ``re.fullmatch``.
+        is_terminal: whether it is a part of a grammar: anchors, lookarounds and lazy quantifiers, which would mean
+            something about the text around it, are refused.
 
     Raises:
         ConfigError: it is no regular expression.
         UnsupportedConstraintError: it uses what no automaton, or not ours, can keep; the message names it.
     """
-    return whole_text(_Parser(pattern, dialect).parsed(), search=search)
+    return whole_text(_Parser(pattern, dialect, is_terminal=is_terminal).parsed(), search=search)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Flags:
     ascii: bool = False
     ignore_case: bool = False
@@ -73,8 +78,8 @@ class _Flags:
 
 
 class _Parser:
-    def __init__(self, pattern: str, dialect: Dialect) -> None:
-        self._pattern, self._dialect = pattern, dialect
+    def __init__(self, pattern: str, dialect: Dialect, *, is_terminal: bool) -> None:
+        self._pattern, self._dialect, self._is_terminal = pattern, dialect, is_terminal
         self._at = 0
         self._nesting = 0
         self._flags = _Flags(ascii=dialect == "ecma")
@@ -90,13 +95,15 @@ class _Parser:
         found = re.match(r"\(\?([a-zA-Z]+)\)", self._pattern)
         if found is None:
             return
+        self._set_flags(found[1])
+        self._at = found.end()
+
+    def _set_flags(self, flags: str) -> None:
         names = {"a": "ascii", "i": "ignore_case", "s": "dot_all"}
-        for flag in found[1]:
+        for flag in flags:
             if self._dialect == "ecma" or flag not in "aisu":
                 raise self._refused(f"flag (?{flag})")
-            if flag in names:
-                setattr(self._flags, names[flag], True)
-        self._at = found.end()
+        self._flags = replace(self._flags, **{names[flag]: True for flag in flags if flag in names})
 
     def _options(self) -> Expression:
         options = [self._sequence()]
@@ -121,7 +128,8 @@ class _Parser:
             raise self._wrong("min repeat greater than max repeat")
         if self._take("+"):
             raise self._refused("a possessive quantifier")
-        self._take("?")  # lazy: the same texts
+        if self._take("?") and self._is_terminal:  # else the same texts
+            raise self._refused("a lazy quantifier in a grammar")
         if self._peek() in ("*", "+") or self._quantifier() is not None:
             raise self._wrong("multiple repeat")
         return Repeat(atom, least, most)
@@ -146,16 +154,19 @@ class _Parser:
                 return self._cased(self._class())
             case ".":
                 return Characters(self._dot())
-            case "^":
-                return TextStart()
-            case "$":
-                return TextEnd()
+            case "^" | "$":
+                return self._anchor(TextStart() if char == "^" else TextEnd())
             case "\\":
                 return self._escape()
             case "*" | "+" | "?":
                 raise self._wrong("nothing to repeat")
             case _:
                 return self._cased(_single(char))
+
+    def _anchor(self, anchor: Expression) -> Expression:
+        if self._is_terminal:
+            raise self._refused("an anchor in a grammar")
+        return anchor
 
     def _dot(self) -> Ranges:
         if self._flags.dot_all:
@@ -175,14 +186,18 @@ class _Parser:
         self._nesting += 1
         if self._nesting > MAX_NESTING:
             raise self._refused(f"more than {MAX_NESTING} groups inside each other")
+        flags = self._flags
         look = self._group_kind()
         part = self._options()
         if not self._take(")"):
             raise self._wrong("missing )")
         self._nesting -= 1
+        self._flags = flags
         if look is None:
             # A group is one part, so that a quantifier behind it is not of its last character.
             return part
+        if self._is_terminal:
+            raise self._refused("a lookaround in a grammar")
         ahead, negative = look
         return Look(part, ahead, negative, self._pattern[begin : self._at])
 
@@ -195,8 +210,9 @@ class _Parser:
                 return look
         if self._take(":"):
             return None
-        name = _GROUP_NAME.match(self._pattern, self._at)
+        name = _GROUP_NAME.match(self._pattern, self._at) or _GROUP_FLAGS.match(self._pattern, self._at)
         if name is not None:
+            self._set_flags(name[1] if name.re is _GROUP_FLAGS else "")
             self._at = name.end()
             return None
         if self._take("#"):
@@ -214,10 +230,10 @@ class _Parser:
         if char == "b" or char == "B":
             self._at += 1
             word = unicode.ASCII_WORD if self._flags.ascii else unicode.word()
-            return Boundary(word, char == "B", self._pattern[begin : self._at])
+            return self._anchor(Boundary(word, char == "B", self._pattern[begin : self._at]))
         if self._dialect == "python" and char in ("A", "Z"):
             self._at += 1
-            return TextStart() if char == "A" else TextEnd()
+            return self._anchor(TextStart() if char == "A" else TextEnd())
         if char in tuple("123456789") or (self._dialect == "ecma" and char == "k"):
             raise self._refused("a backreference")
         return self._cased(self._escaped())

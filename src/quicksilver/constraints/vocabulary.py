@@ -1,6 +1,7 @@
 """The tokens of a tokenizer as a trie over bytes, level by level, for walking all of them at once."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -32,6 +33,8 @@ class Vocabulary:
     """One per byte of the longest token. Tokens without bytes, special ones above all, are not among them."""
     fingerprint: str
     """The tokenizer's."""
+    special: Mapping[str, int] = field(default_factory=dict)
+    """Ids of the special tokens by name."""
 
 
 _KNOWN: WeakKeyDictionary[Tokenizer, Vocabulary] = WeakKeyDictionary()
@@ -43,7 +46,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
     if found is None:
         size = tokenizer.vocab_size
         tokens = [tokenizer.token_bytes(index) for index in range(size)]
-        found = _KNOWN[tokenizer] = Vocabulary(size, _levels(tokens), tokenizer.fingerprint)
+        found = _KNOWN[tokenizer] = Vocabulary(size, _levels(tokens), tokenizer.fingerprint, dict(tokenizer.special))
     return found
 
 

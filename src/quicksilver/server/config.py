@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from quicksilver.coding.checks import CommandCheck, PythonCheck
 from quicksilver.errors import ConfigError
@@ -22,6 +23,8 @@ class ServerConfig:
     """Longest merge of an apply request; a longer one is refused."""
     max_kept_constraints: int = 128
     """Compiled ones, those used last."""
+    constraint_folder: Path | None = None
+    """Where compiled ones are kept on disk; None: nowhere."""
     checks: Mapping[str, str] = field(default_factory=dict)
     """Commands that clients may have filled files checked by, by name; see ``coding.checks.CommandCheck``."""
     confines_checks: bool = True

@@ -1,8 +1,11 @@
-"""Constraints of requests: from their fields to automata, off the event loop, those used last kept."""
+"""Constraints of requests: from their fields to automata, compiled in processes of their own, those used last kept."""
 
 import asyncio
 import time
 from collections import OrderedDict
+
+import anyio
+import anyio.to_process
 
 from quicksilver.api import Model
 from quicksilver.constraints.automaton import TokenAutomaton
@@ -12,23 +15,33 @@ from quicksilver.constraints.constraint import CompileOptions, Constraint
 from quicksilver.constraints.json_schema.schema import JsonSchema
 from quicksilver.constraints.python_types import PYTHON_TYPES
 from quicksilver.constraints.regex import Regex
-from quicksilver.errors import UsageError
+from quicksilver.constraints.store import Store
+from quicksilver.constraints.vocabulary import Vocabulary, vocabulary_of
+from quicksilver.constraints.worker import compile_within
+from quicksilver.errors import ConstraintTooLargeError, UsageError
 from quicksilver.protocol.constraints import ConstraintFields, ResponseFormat
 from quicksilver.protocol.infill import HoleLimits
-from quicksilver.server.errors import ApiError, as_api_error
+from quicksilver.server.config import ServerConfig
+from quicksilver.server.errors import ApiError, as_api_error, overloaded
 from quicksilver.server.metrics import Metrics
 
 ANY_OBJECT = JsonSchema({"type": "object"})
+_AT_ONCE = 2
+"""Processes that compile."""
+_GRACE_S = 5.0
+"""For a process to start, and to notice by itself that its time is up."""
 
 
 class Constraints:
     """Compiles what requests ask for; each constraint once, however many ask for it at the same time."""
 
-    def __init__(self, model: Model, metrics: Metrics, *, max_kept: int) -> None:
-        """Know nothing yet."""
-        self._model, self._metrics, self._max_kept = model, metrics, max_kept
-        self._options = CompileOptions()
+    def __init__(self, model: Model, metrics: Metrics, config: ServerConfig, options: CompileOptions) -> None:
+        """Know nothing yet but what is on disk."""
+        self._model, self._metrics, self._config, self._options = model, metrics, config, options
+        self._store = None if config.constraint_folder is None else Store(config.constraint_folder)
         self._kept: OrderedDict[str, asyncio.Task[TokenAutomaton]] = OrderedDict()
+        self._num_compiling = 0
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def of(self, fields: ConstraintFields) -> TokenAutomaton | None:
         """What the fields of a request ask for; None: nothing.
@@ -51,12 +64,16 @@ class Constraints:
             raise as_api_error(error, fields=frozenset()).of(param) from error
 
     async def _task(self, constraint: Constraint) -> TokenAutomaton:
-        model = self._model
-        key = fingerprint_of(constraint, model.tokenizer, self._options, model.spec.special.eos)
+        # The first time, a second for a large vocabulary.
+        vocabulary = await asyncio.to_thread(vocabulary_of, self._model.tokenizer)
+        key = fingerprint_of(constraint, vocabulary, self._options, self._model.spec.special.eos)
         task = self._kept.get(key)
         if task is None:
-            task = self._kept[key] = asyncio.create_task(self._compile(constraint))
-            if len(self._kept) > self._max_kept:
+            if self._num_compiling >= self._config.max_open:
+                wait = self._config.retry_after_seconds
+                raise overloaded(f"{self._num_compiling} constraints wait to be compiled (max_open)", wait)
+            task = self._kept[key] = asyncio.create_task(self._found(key, constraint, vocabulary))
+            if len(self._kept) > self._config.max_kept_constraints:
                 self._kept.popitem(last=False)
         else:
             self._metrics.constraints.labels("known").inc()
@@ -64,19 +81,47 @@ class Constraints:
         try:
             # A client that hangs up must not end the work that others wait for.
             return await asyncio.shield(task)
-        except UsageError:
+        except Exception:
             self._kept.pop(key, None)
             raise
 
-    async def _compile(self, constraint: Constraint) -> TokenAutomaton:
-        started = time.monotonic()
+    async def _found(self, key: str, constraint: Constraint, vocabulary: Vocabulary) -> TokenAutomaton:
+        self._num_compiling += 1
         outcome = "refused"
         try:
-            found = await asyncio.to_thread(self._model.compile, constraint, self._options)
-            outcome = "compiled"
+            async with self._turns:
+                found = None if self._store is None else await asyncio.to_thread(self._store.get, key)
+                if found is not None:
+                    outcome = "stored"
+                    return found
+                found = await self._compile(constraint, vocabulary)
+                outcome = "compiled"
+            if self._store is not None:
+                await asyncio.to_thread(self._store.put, found)
             return found
         finally:
+            self._num_compiling -= 1
             self._metrics.constraints.labels(outcome).inc()
+
+    async def _compile(self, constraint: Constraint, vocabulary: Vocabulary) -> TokenAutomaton:
+        """Compile in a process that is kept for the next one, unless it has to be killed."""
+        started = time.monotonic()
+        seconds = self._options.limits.max_seconds
+        eos = self._model.spec.special.eos
+        try:
+            with anyio.fail_after(seconds + _GRACE_S):
+                return await anyio.to_process.run_sync(
+                    compile_within, constraint, vocabulary, self._options, eos, cancellable=True
+                )
+        except TimeoutError:
+            raise ConstraintTooLargeError(
+                f"the constraint took longer than max_seconds={seconds:g} to compile: lower lengths and counts"
+            ) from None
+        except anyio.BrokenWorkerProcess as error:
+            raise ConstraintTooLargeError(
+                "the process that compiled the constraint died: most likely it takes too much memory"
+            ) from error
+        finally:
             self._metrics.compiling.observe(time.monotonic() - started)
 
 

@@ -47,7 +47,7 @@ class Metrics:
         self.aborts = Counter("quicksilver_aborts", "Requests that were aborted", registry=registry)
         self.constraints = Counter(
             "quicksilver_constraints",
-            "Constraints asked for: known already, compiled, or refused",
+            "Constraints asked for: known already, read from disk, compiled, or refused",
             ["outcome"],
             registry=registry,
         )

@@ -12,6 +12,7 @@ from fastapi import Request
 
 from quicksilver import __version__
 from quicksilver.api import Answer, AsyncModel, Completion, Done, GenerateRequest, InfillRequest, Model, StreamEvent
+from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.engine.replay import fingerprint
 from quicksilver.errors import EngineError
 from quicksilver.server.chat_template import ChatTemplate
@@ -47,7 +48,7 @@ class Service:
         weights = fingerprint(model.engine.denoiser, model.spec)
         self.system_fingerprint = f"qs-{__version__}-{weights[:12]}"
         self.metrics = Metrics(model.engine)
-        self.constraints = Constraints(model, self.metrics, max_kept=config.max_kept_constraints)
+        self.constraints = Constraints(model, self.metrics, config, CompileOptions())
         self.is_draining = False
         self._async_model: AsyncModel | None = None
         self._scoring = asyncio.Lock()

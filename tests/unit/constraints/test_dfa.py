@@ -160,3 +160,8 @@ def test_ranges_of_utf8(first, second):
 
 def test_a_character_out_of_no_ranges_is_no_text():
     assert dfa_of(Characters(())).is_empty
+
+
+def test_half_of_a_surrogate_pair_is_no_text():
+    with pytest.raises(ConfigError, match="surrogate"):
+        dfa_of(Literal("a\ud800"))

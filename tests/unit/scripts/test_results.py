@@ -148,6 +148,24 @@ def test_evaluations_side_by_side(folder: Folder) -> None:
     ]
 
 
+def test_a_subject_beside_others(folder: Folder) -> None:
+    others = [
+        {
+            "subject": {"name": "twin", "model": "twin"},
+            "figures": {"nfe": {"value": 5.0, "low": None, "high": None}},
+            "paired": {"nfe": {"value": -4.8, "low": -5.0, "high": -4.5}},
+        }
+    ]
+    folder.write(a=EVALUATION | {"others": others})
+    table = folder.render("{{ evaluations('a', subject=['model'], figures={'nfe': 'NFE:.1f'}) }}")
+    assert table.splitlines()[2:] == [
+        "| humaneval | 1,033 | coder | 9.8 (9.0 to 10.5) |",
+        "| humaneval | 1,033 | twin | 5.0 |",
+    ]
+    said = "{{ figure('a', 'nfe', '.1f', of='twin') }}, {{ difference('a', 'nfe', '.1f', of='twin') }}"
+    assert folder.render(said) == "5.0, -4.8 (-5.0 to -4.5)"
+
+
 @pytest.mark.parametrize(
     ("template", "named"),
     [
@@ -162,6 +180,7 @@ def test_evaluations_side_by_side(folder: Folder) -> None:
         ("{{ evaluations('e', subject=[], figures={'pass@2': 'x'}) }}", "pass@2; known: pass@1/kind=code, nfe"),
         ("{{ evaluations('e', figures={'nfe': 'NFE'}, subject=['server']) }}", "server; known: model"),
         ("{{ figure('e', 'pass@2') }}", "e has no pass@2"),
+        ("{{ figure('e', 'nfe', of='twin') }}", "0 of the others are called twin; there are: none"),
         ("{{ condition('t', 'items') }}", "no items; known: seed"),
         ("{{ tabel('t') }}", "tabel"),
         ("\n{{ table('t' }}", "line 2"),

@@ -45,6 +45,7 @@ class ArrayWriter:
 
     def _state(self, formula: Formula) -> Rule:
         if formula not in self._states:
+            self._writer.compiler.meter.states(len(self._states), "an array")
             self._states[formula] = Rule(f"array {formula.number}", is_level=False)
             self._waiting.append(formula)
         return self._states[formula]

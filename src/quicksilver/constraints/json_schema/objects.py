@@ -59,6 +59,7 @@ class ObjectWriter:
     def _state(self, place: int, formula: Formula, is_first: bool) -> Expression:
         state = (place, formula, is_first)
         if state not in self._states:
+            self._writer.compiler.meter.states(len(self._states), "an object")
             self._states[state] = Rule(f"object {formula.number} from {place}", is_level=False)
             self._waiting.append(state)
         return self._states[state]
@@ -187,7 +188,8 @@ class ObjectWriter:
                 raise UnsupportedConstraintError(
                     f"{what} is not supported where names are not listed: a name that is repeated would count twice"
                 )
-            if isinstance(atom, Others | PatternProperty) and not sign and atom.formula is not self._algebra.false:
+            decides = isinstance(atom, Others | PatternProperty) and atom.formula.operator not in ("true", "false")
+            if decides and not sign:
                 raise UnsupportedConstraintError(
                     "additionalProperties or patternProperties in a not, oneOf or if: the value that decides could be "
                     "hidden by another of the same name"

@@ -315,9 +315,12 @@ class Reader:
         contents = place.contents if isinstance(place.contents, dict) else {}
         keys = frozenset(contents.get("properties", ()))
         patterns = frozenset(contents.get("patternProperties", ()))
-        if value is True and not self._options.is_strict:
-            return self.algebra.true
-        return self.algebra.literal(atoms.Others(keys, patterns, self.schema(place.inner(value))))
+        return self.others(keys, patterns, self.schema(place.inner(value)))
+
+    def others(self, keys: frozenset[str], patterns: frozenset[str], formula: Formula) -> Formula:
+        """Values of properties but those named or matched satisfy a formula."""
+        says_nothing = formula is self.algebra.true and not self._options.is_strict
+        return self.algebra.true if says_nothing else self.algebra.literal(atoms.Others(keys, patterns, formula))
 
     def _property_names(self, place: Place, value: Contents) -> Formula:
         return self.algebra.literal(atoms.Names(self.schema(place.inner(value))))

@@ -4,15 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jsonschema
-import jsonschema.exceptions
-import jsonschema.validators
-import referencing
-import referencing.exceptions
-import referencing.jsonschema
-from jsonschema_specifications import REGISTRY
-
 from quicksilver.errors import ConfigError, UnsupportedConstraintError
+
+try:
+    import jsonschema
+    import jsonschema.exceptions
+    import jsonschema.validators
+    import referencing
+    import referencing.exceptions
+    import referencing.jsonschema
+    from jsonschema_specifications import REGISTRY
+except ModuleNotFoundError as error:
+    raise ConfigError("JSON Schemas need jsonschema: pip install 'quicksilver-lm[constraints]'") from error
 
 Contents = dict[str, Any] | bool
 

@@ -37,7 +37,9 @@ class JsonSchema:
     def expression(self, compiler: Compiler) -> Expression:
         try:
             # A copy, in which no part stands twice.
-            schema = json.loads(json.dumps(self.schema, allow_nan=False))
+            text = json.dumps(self.schema, allow_nan=False, ensure_ascii=False)
+            text.encode("utf-8")  # refuses lone surrogates, which no text of tokens can hold
+            schema = json.loads(text)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the schema is not JSON: {error}") from error
         reading = ReadingOptions(

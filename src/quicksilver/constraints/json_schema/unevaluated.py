@@ -53,7 +53,7 @@ def unevaluated_properties(reader: "Reader", place: Place, value: Contents) -> F
     return algebra.any_of(
         condition
         if seen.has_all_properties
-        else algebra.all_of([condition, algebra.literal(atoms.Others(seen.keys, seen.patterns, inner))])
+        else algebra.all_of([condition, reader.others(seen.keys, seen.patterns, inner)])
         for condition, seen in _cases(reader, place, "unevaluatedProperties")
     )
 

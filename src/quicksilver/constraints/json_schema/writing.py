@@ -139,6 +139,7 @@ class Writer:
     def is_possible(self, formula: Formula) -> bool:
         """Whether a value might satisfy a formula: False only where none does."""
         found = self._possible.get(formula)
+        self.compiler.meter.clock()
         if found is None:
             found = self._possible[formula] = any(self._is_possible_of(name, formula) for name in TYPES)
         return found

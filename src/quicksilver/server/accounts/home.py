@@ -25,3 +25,11 @@ def home() -> Path:
     except OSError as error:
         raise StorageError(f"cannot make {folder} ({error.strerror}): set QUICKSILVER_HOME to another") from error
     return folder
+
+
+def cache_folder() -> Path:
+    """Where to keep what can be made again; not made yet."""
+    given = os.environ.get("QUICKSILVER_HOME")
+    if given:
+        return Path(given).expanduser().absolute() / "cache"
+    return platformdirs.user_cache_path("quicksilver", appauthor=False)
