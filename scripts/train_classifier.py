@@ -24,7 +24,7 @@ from quicksilver.tokenization.tokenizer import Tokenizer
 
 Pairs = list[tuple[list[int], list[int]]]
 """Token ids of annotated functions, and of the same without annotations."""
-NUM_PAIRS, STEPS, BATCH, HELD_OUT = 6000, 1500, 64, 500
+NUM_PAIRS, STEPS, BATCH, HELD_OUT = 1500, 300, 32, 150
 
 
 def functions(text: str) -> Iterator[tuple[str, str]]:
@@ -63,11 +63,13 @@ def main() -> None:
     folder = parser.parse_args().corpus
     torch.manual_seed(0)
     rng, tokenizer = random.Random(0), Tokenizer.load(folder / "tokenizer.json")
-    sources = list(open_split(folder, "train").sources())
-    rng.shuffle(sources)
+    corpus = open_split(folder, "train")
+    order = list(range(corpus.documents.num_docs))
+    rng.shuffle(order)
     pairs: Pairs = []
-    for source in sources:
-        pairs += [(tokenizer.encode(typed), tokenizer.encode(plain)) for typed, plain in functions(source.text)]
+    for index in order:
+        text = corpus.decode(corpus.documents.document(index).tolist())
+        pairs += [(tokenizer.encode(typed), tokenizer.encode(plain)) for typed, plain in functions(text)]
         if len(pairs) >= NUM_PAIRS:
             break
     mask_id, filler = tokenizer.id_of("<mask>"), tokenizer.id_of("<pad>")

@@ -36,7 +36,7 @@ class Classifier(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Guidance:
     """What one request is guided by."""
 

@@ -47,8 +47,8 @@ _REVISIONS: dict[str, type] = {
     kind.__name__: kind for kind in (decoding.TokenEdits, decoding.MaskAndRepredict, decoding.RandomRemasks)
 }
 _NOT_PLAIN = ("policy", "stop", "guidance")
-"""Of ``SamplingParams``: a policy is an object of one of several classes, a stop rule is built from strings, guidance may
-have a classifier, which a trace cannot hold."""
+"""Of ``SamplingParams``: a policy is an object of one of several classes, a stop rule is built from strings, guidance
+may have a classifier, which a trace cannot hold."""
 
 _INTS, _FLAGS = tuple[int, ...], tuple[bool, ...]
 _CONSTRAINT: dict[str, Any] = {
