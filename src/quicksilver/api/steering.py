@@ -50,7 +50,8 @@ class WindowClassifier(nn.Module):
             weight = self.embed.weight
             embedded = F.embedding(token_ids[here].clone(), weight).detach().requires_grad_()
             (by_embedding,) = torch.autograd.grad(F.logsigmoid(self.odds(embedded[None])[0]), embedded)
-            found[here] = by_embedding @ weight.detach().T
+            by_token = by_embedding @ weight.detach().T
+        found[here] = by_token
         return found
 
     def save(self, path: Path, tokenizer: Tokenizer) -> None:
