@@ -17,7 +17,6 @@ from quicksilver.decoding.adjustments import Adjustments
 from quicksilver.decoding.alternatives import Alternatives
 from quicksilver.decoding.canvas import Canvas
 from quicksilver.decoding.constrained import ConstrainedRows
-from quicksilver.decoding.guidance import Twin
 from quicksilver.decoding.ledger import Marks
 from quicksilver.decoding.regions import rows_of
 from quicksilver.decoding.selection import Candidates
@@ -26,7 +25,8 @@ from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.constraining import Constrained, constrain
 from quicksilver.engine.filling import FillingSequence
-from quicksilver.engine.head import GuidedRows, HeadParams, choose
+from quicksilver.engine.guiding import guided_rows, twin_rows, twins
+from quicksilver.engine.head import HeadParams, choose
 from quicksilver.engine.network import Lead, Network, network_of
 from quicksilver.engine.pages import PageTable
 from quicksilver.engine.scheduler import Share
@@ -120,7 +120,9 @@ class Runner:
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
         params = self._head_params([turn.sequence for turn in deciding], looks, counts)
-        params = replace(params, guided=self._guided(turns, hidden))
+        params = replace(
+            params, guided=guided_rows([turn.sequence for turn in deciding], looks, hidden, self._twin_rows(turns))
+        )
         chosen = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._row_multiple)
         candidates, watched = chosen.candidates, chosen.watched
         bounds = pairwise(accumulate(counts, initial=0))
@@ -161,7 +163,7 @@ class Runner:
                 )
             )
             start += count
-        for twin in _twins(turns):
+        for twin in twins([turn.look for turn in turns]):
             ids.append(twin.token_ids)
             positions.append(torch.arange(len(twin.token_ids)))
             end = start + len(twin.token_ids)
@@ -197,43 +199,8 @@ class Runner:
         return None if len(read) == num_rows else torch.tensor(sorted(read))
 
     def _twin_rows(self, turns: Seq[Turn]) -> list[int | None]:
-        """A packed row of a twin for every open column that has one; None: nothing predicts its token."""
-        start, found = sum(turn.num_rows for turn in turns), list[int | None]()
-        for turn in turns:
-            look = turn.look
-            if look is not None and look.twin is not None:
-                places = [column + look.twin.moved - self._spec.prediction_shift for column in look.open_columns]
-                found += [start + place if place >= 0 else None for place in places]
-                start += len(look.twin.token_ids)
-        return found
-
-    def _guided(self, turns: Seq[Turn], hidden: Float[Tensor, "T D"]) -> GuidedRows | None:
-        """What guides the deciding turns' rows."""
-        looks = [(turn.look, turn.sequence.params.guidance) for turn in turns if turn.look is not None]
-        rows, scale, added_rows, added, start = [], [], [], [], 0
-        for look, guidance in looks:
-            here = range(start, start + len(look.open_columns))
-            if look.twin is not None and guidance is not None:
-                rows += here
-                scale += [guidance.scale] * len(here)
-            if look.added is not None:
-                added_rows += here
-                added.append(look.added)
-            start = here.stop
-        if not (rows or added_rows):
-            return None
-        index = self._twin_rows(turns)
-        others = hidden[torch.tensor([at or 0 for at in index], dtype=torch.int64, device=hidden.device)]
-        others = others * torch.tensor(
-            [[at is not None] for at in index], dtype=hidden.dtype, device=hidden.device
-        ).view(-1, 1)
-        return GuidedRows(
-            hidden=others,
-            row=torch.tensor(rows, dtype=torch.int64, device=self.device),
-            scale=torch.tensor(scale, device=self.device),
-            added=torch.cat(added).to(self.device) if added else torch.zeros(0, self._vocab_size, device=self.device),
-            added_row=torch.tensor(added_rows, dtype=torch.int64, device=self.device),
-        )
+        first = sum(turn.num_rows for turn in turns)
+        return twin_rows([turn.look for turn in turns], first, self._spec.prediction_shift)
 
     def _canvas_rows(self, turns: Seq[Turn], num_rows: int) -> CanvasRows:
         """Which rows are of windows, and what the step before predicted there."""
@@ -414,10 +381,6 @@ class Runner:
         outcome = take_step(before, is_open, parts, rows, self._spec.special, joint)
         steps, parts = _window_steps(outcome, sequences), outcome.parts
         return [_with_alternatives(*each) for each in zip(steps, sequences, looks, parts, strict=True)]
-
-
-def _twins(turns: Seq[Turn]) -> list[Twin]:
-    return [turn.look.twin for turn in turns if turn.look is not None and turn.look.twin is not None]
 
 
 def _constrained_rows(looks: Seq[Look], counts: Seq[int]) -> tuple[bool, ...] | None:
