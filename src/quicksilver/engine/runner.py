@@ -128,7 +128,7 @@ class Runner:
         bounds = pairwise(accumulate(counts, initial=0))
         parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
-        constrained = constrain([turn.sequence for turn in deciding], looks, parts, chosen.logits)
+        constrained = constrain(sequences, looks, parts, chosen.logits)
         are_finite = bool(candidates.confidence.isfinite().all())
         outcomes = self._outcomes(deciding, parts, constrained, seen, are_finite=are_finite)
         if chosen.predicted is not None:
