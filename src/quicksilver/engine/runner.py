@@ -119,10 +119,9 @@ class Runner:
             return spoiled
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
-        params = self._head_params([turn.sequence for turn in deciding], looks, counts)
-        params = replace(
-            params, guided=guided_rows([turn.sequence for turn in deciding], looks, hidden, self._twin_rows(turns))
-        )
+        sequences = [turn.sequence for turn in deciding]
+        guided = guided_rows(sequences, looks, hidden, self._twin_rows(turns))
+        params = replace(self._head_params(sequences, looks, counts), guided=guided)
         chosen = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._row_multiple)
         candidates, watched = chosen.candidates, chosen.watched
         bounds = pairwise(accumulate(counts, initial=0))
