@@ -133,6 +133,7 @@ class Planner:
             stop=TextStop(self.tokenizer, options.stop) if options.stop else None,
             draft_threshold=options.draft_threshold,
             num_alternatives=options.num_alternatives,
+            guidance=options.resolve_guidance(self.tokenizer),
             vocab_size=self.vocab_size,
             forbidden_ids=self._forbidden_ids,
         )

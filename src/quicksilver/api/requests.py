@@ -5,11 +5,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypedDict
 
+from quicksilver.api.steering import load_classifier
 from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.constraint import Constraint
-from quicksilver.decoding import Cache, Policy, make_policy
+from quicksilver.decoding import Cache, Guidance, Policy, make_policy
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.errors import ConfigError, InputError
+from quicksilver.tokenization.tokenizer import Tokenizer
 
 MARK = "<FILL>"
 """What stands for a hole in a template, unless the caller chooses another mark."""
@@ -34,6 +36,11 @@ class DecodingKeywords(TypedDict, total=False):
     threshold: float | None
     steps: int | None
     revision: str | None
+    guidance: float | None
+    cfg_until: float | None
+    negative_prompt: str | None
+    classifier: str | None
+    classifier_scale: float | None
     block_length: int | None
     temperature: float | None
     seed: int | None
@@ -66,6 +73,16 @@ class DecodingOptions:
     revision: str | None = None
     """What may happen to what is written until its block is final, one of ``decoding.REVISION_NAMES``; None: the
     checkpoint's. Under a constraint changes are joint and keep it."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance: away from what is likely without the prompt; 0 and None: none."""
+    cfg_until: float | None = None
+    """Share of a block's tokens, in place of all holes', from which on it is left out; None: 1, to the end."""
+    negative_prompt: str | None = None
+    """Away from what is likely behind this text instead."""
+    classifier: str | None = None
+    """Towards what a shipped classifier wants: ``typed-python``."""
+    classifier_scale: float | None = None
+    """None: 1."""
     block_length: int | None = None
     """Tokens denoised together when generating block by block; one of the lengths the checkpoint was trained on."""
     temperature: float | None = None
@@ -114,11 +131,34 @@ class DecodingOptions:
         Raises:
             ConfigError: there is no such cache.
         """
-        name = self.cache or (spec.decoding.cache if is_in_place else Cache.EXACT)
+        is_guided = bool(self.guidance) or self.classifier is not None  # for which there is no other
+        name = self.cache or (spec.decoding.cache if is_in_place and not is_guided else Cache.EXACT)
         try:
             return Cache(name)
         except ValueError as error:
             raise ConfigError(f"no cache {name!r}; known: {', '.join(Cache)}") from error
+
+    def resolve_guidance(self, tokenizer: Tokenizer) -> Guidance | None:
+        """What moves the logits; None: nothing.
+
+        Raises:
+            ConfigError: the options contradict each other, or there is no such classifier for the tokenizer.
+        """
+        if not self.guidance:
+            for name in ("cfg_until", "negative_prompt"):
+                if getattr(self, name) is not None:
+                    raise ConfigError(f"{name} is of classifier-free guidance: give guidance a scale above 0")
+        if self.classifier is None and self.classifier_scale is not None:
+            raise ConfigError("classifier_scale needs a classifier")
+        if not self.guidance and self.classifier is None:
+            return None
+        return Guidance(
+            scale=self.guidance or 0.0,
+            until=1.0 if self.cfg_until is None else self.cfg_until,
+            negative_ids=None if self.negative_prompt is None else tuple(tokenizer.encode(self.negative_prompt)),
+            classifier=None if self.classifier is None else load_classifier(self.classifier, tokenizer.fingerprint),
+            classifier_scale=1.0 if self.classifier_scale is None else self.classifier_scale,
+        )
 
     def resolve_policy(self, spec: DiffusionSpec) -> Policy | None:
         """The policy to decode with; None for an autoregressive checkpoint.

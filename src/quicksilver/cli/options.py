@@ -52,6 +52,21 @@ Revision = Annotated[
         "remdm_rescale or remdm_conf. [default: the model's]",
     ),
 ]
+Guidance = Annotated[
+    float | None,
+    typer.Option(min=0, max=20, metavar="S", help="Away from what is likely without the prompt, by this scale."),
+]
+CfgUntil = Annotated[
+    float | None,
+    typer.Option(metavar="P", help="Only until this share of a block, or of the holes, is written. [default: 1]"),
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Guidance away from what is likely behind this text.")
+]
+Classifier = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Towards what a classifier wants: typed-python, annotated code.")
+]
+ClassifierScale = Annotated[float | None, typer.Option(min=0, max=20, metavar="S", help="How much. [default: 1]")]
 BlockLength = Annotated[
     int | None, typer.Option(metavar="N", help="Tokens denoised together, block by block. [default: the model's]")
 ]

@@ -28,6 +28,11 @@ class RequestOptions:
     threshold: float | None = None
     steps: int | None = None
     revision: str | None = None
+    guidance: float | None = None
+    cfg_until: float | None = None
+    negative_prompt: str | None = None
+    classifier: str | None = None
+    classifier_scale: float | None = None
     block_length: int | None = None
     cache: str | None = None
     refresh_every: int | None = None

@@ -17,6 +17,7 @@ from quicksilver.decoding.events import (
     Result,
     TraceEntry,
 )
+from quicksilver.decoding.guidance import Classifier, Guidance
 from quicksilver.decoding.inplace import Hole, Segment, Text, infill
 from quicksilver.decoding.kept_rows import Cache
 from quicksilver.decoding.params import SamplingParams, StopRule, end_ids, kept_tokens, resolve_policy
@@ -60,6 +61,7 @@ __all__ = [
     "Candidates",
     "Canvas",
     "CanvasLogits",
+    "Classifier",
     "Commit",
     "ConditionedLogits",
     "ConfidenceThreshold",
@@ -74,6 +76,7 @@ __all__ = [
     "FixedCount",
     "FixedSteps",
     "Frame",
+    "Guidance",
     "Hierarchical",
     "Hole",
     "JointThreshold",

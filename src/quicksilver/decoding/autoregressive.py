@@ -10,6 +10,7 @@ from quicksilver.decoding.adjustments import adjust, canvas_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.constrained import ConstrainedRows, Terms, first_candidates
 from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.guidance import check_guidance
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.params import (
     DEFAULT_MAX_TOKENS,
@@ -43,6 +44,7 @@ def generate_autoregressive(
         if getattr(params, name) is not None:
             raise ConfigError(f"an autoregressive checkpoint has no {name}")
     require_no_stale_rows(params)
+    check_guidance(params.guidance, spec, is_exact=True)
     return _generate(logits_fn, spec, prompt_ids, params, end_ids(spec, params))
 
 

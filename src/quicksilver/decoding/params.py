@@ -11,6 +11,7 @@ from torch import Tensor
 from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.decoding.alternatives import MAX_ALTERNATIVES
 from quicksilver.decoding.ends import Ends
+from quicksilver.decoding.guidance import Guidance
 from quicksilver.decoding.kept_rows import Cache
 from quicksilver.decoding.policies import Policy
 from quicksilver.decoding.policy_names import make_policy
@@ -89,6 +90,8 @@ class SamplingParams:
     constraint: TokenAutomaton | None = None
     """What the response must be, see ``constrained``. It ends by eos within ``max_tokens``. Must be None for in-place
     infill, where every hole has its own."""
+    guidance: Guidance | None = None
+    """What moves the logits before anything else does."""
     num_alternatives: int = 0
     """How many of the likeliest tokens are kept beside each written one, see ``Result.alternatives``; in [0, 20]."""
 

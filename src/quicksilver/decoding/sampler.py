@@ -17,6 +17,7 @@ from quicksilver.decoding.constrained import ConstrainedRows, Terms, decide_join
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.ends import Ends, hold_ends
 from quicksilver.decoding.events import Done, Event, Result
+from quicksilver.decoding.guidance import Guidance, check_guidance, classifier_rows, guided, twin_of
 from quicksilver.decoding.kept_rows import Cache, KeptRows
 from quicksilver.decoding.ledger import Ledger, Marks, Places, Step, commits
 from quicksilver.decoding.lengths import LengthRule
@@ -68,6 +69,7 @@ class Run:
         """Resolve ``params``; raises ConfigError where they contradict the checkpoint."""
         self.spec, self.params = spec, params
         self.policy = resolve_policy(spec, params)
+        check_guidance(params.guidance, spec, is_exact=params.cache is Cache.EXACT)
         self.end_ids = end_ids(spec, params)
         self.temperature = spec.decoding.temperature if params.temperature is None else params.temperature
         self.lengths_compete = LengthRule(spec.decoding.lengths) is LengthRule.COMPETING
@@ -150,14 +152,43 @@ class ReferenceRun(Run):
             raise ConfigError(f"cache {params.cache} needs a denoiser that can see stale rows (StaleLogits)")
 
     def look(
-        self, canvas: Canvas, block_ids: Int[Tensor, " L"], is_open: Bool[Tensor, " L"], predicted: Tensor | None = None
+        self,
+        canvas: Canvas,
+        block_ids: Int[Tensor, " L"],
+        is_open: Bool[Tensor, " L"],
+        predicted: Tensor | None = None,
+        *,
+        is_full: bool = False,
     ) -> Float[Tensor, "N V"]:
-        """One forward; the logits of the open positions. ``predicted`` as in ``ConditionedLogits``."""
+        """One forward, guided; the logits of the open positions.
+
+        Args:
+            canvas: what is seen.
+            block_ids: its blocks.
+            is_open: what is decided.
+            predicted: as in ``ConditionedLogits``.
+            is_full: whether attention is full.
+        """
         see = self.logits_fn
         if isinstance(see, ConditionedLogits):
             see = partial(see.with_predicted, predicted=predicted)
         logits = self.ledger.forward(see, canvas.token_ids, block_ids)
-        return logits[is_open.nonzero()[:, 0].to(logits.device)]
+        index = is_open.nonzero()[:, 0]
+        logits = logits[index.to(logits.device)]
+        guidance = self.params.guidance
+        blocks = None if is_full else block_ids
+        return logits if guidance is None else self._guided(guidance, logits, canvas, blocks, index)
+
+    def _guided(
+        self, guidance: Guidance, logits: Float[Tensor, "N V"], canvas: Canvas, block_ids: Tensor | None, index: Tensor
+    ) -> Float[Tensor, "N V"]:
+        """The logits with guidance. A second row is no forward of its own: it belongs into the same batch."""
+        twin = twin_of(guidance, self.spec, canvas, block_ids)
+        if twin is not None:
+            others = self.logits_fn(twin.token_ids, twin.block_ids)[(index + twin.moved).to(logits.device)]
+            logits = guided(logits, others, torch.full((len(index),), guidance.scale, device=logits.device))
+        added = classifier_rows(guidance, canvas, index.tolist())
+        return logits if added is None else logits + added.to(logits.device)
 
     def look_in_place(
         self,
@@ -176,7 +207,7 @@ class ReferenceRun(Run):
         """
         block_ids = torch.zeros(len(canvas), dtype=torch.int64)
         if not isinstance(self.logits_fn, StaleLogits) or self.params.cache is Cache.EXACT:
-            return self.look(canvas, block_ids, is_open, predicted)
+            return self.look(canvas, block_ids, is_open, predicted, is_full=True)
         columns = self._kept.columns(canvas.token_ids, is_written)
         is_computed = torch.zeros(len(canvas), dtype=torch.bool).index_fill(0, columns, value=True)
         see = partial(self.logits_fn.with_stale, is_computed=is_computed)

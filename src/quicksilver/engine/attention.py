@@ -66,6 +66,8 @@ class RequestRows:
     """Block number of the positions that are final; None: each its own, that is causal."""
     has_causal_window: bool = False
     """Whether a window row sees only the window rows before it."""
+    window_blocks: Int[Tensor, " rows"] | None = None
+    """Block number of the rows, where nothing is kept; they rise. None: all rows see each other."""
     columns: Int[Tensor, " window"] | None = None
     """Where in the window its rows stand: what is kept of the others is seen as it is. None: they are all of it."""
 
@@ -94,6 +96,8 @@ class RequestRows:
             if bool((blocks.diff() < 0).any()):
                 raise EngineError(f"block numbers {blocks.tolist()} fall; the attention kernel needs them in order")
             context = torch.searchsorted(blocks, blocks[first:], right=True)
+        if self.window_blocks is not None:
+            return torch.searchsorted(self.window_blocks, self.window_blocks, right=True)
         window = torch.arange(end, last) + 1 if self.has_causal_window else torch.full((num_window,), last)
         return torch.cat([context, window])
 
@@ -169,7 +173,13 @@ class _Plan:
         start, stop = request.rows.start, request.rows.stop
         window = slice(start + request.num_context, stop)
         if request.slots is None:
-            return cls(window)
+            blocks = request.window_blocks
+            if blocks is None:
+                return cls(window)
+            mask = blocks[None, :] <= blocks[:, None]
+            if sliding is not None:
+                mask &= torch.arange(len(blocks))[None, :] > torch.arange(len(blocks))[:, None] - sliding
+            return cls(window, window_bias=_bias(mask, memory.keys[0]))
         pages = _Pages.of(request.slots, memory)
         groups = _strict_groups(request, sliding) if is_strict else _one_group(request, sliding)
         end = request.num_cached + request.num_context

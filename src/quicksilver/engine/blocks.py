@@ -1,6 +1,7 @@
 """A prompt continued block by block; ``decoding.blockwise`` is the same without a cache."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
@@ -9,6 +10,7 @@ from quicksilver.decoding.adjustments import Adjustments, token_adjustments
 from quicksilver.decoding.canvas import NO_HOLE, Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
 from quicksilver.decoding.grid import open_end, shared_with_prompt
+from quicksilver.decoding.guidance import Guidance, Twin, twin_of
 from quicksilver.decoding.ledger import Places
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, kept_tokens, require_no_stale_rows
 from quicksilver.decoding.regions import Region
@@ -142,6 +144,21 @@ class BlockSequence(WindowSequence):
 
     def look(self) -> Look:
         return self._look(self.open_columns(), self._rules)
+
+    @property
+    def whole_canvas(self) -> Canvas:
+        return Canvas.join([self._prompt, *self._written, self.canvas])
+
+    def _twin(self, guidance: Guidance) -> Twin | None:
+        count = len(self.context_ids)
+        context = self.context_blocks(count)
+        context = torch.arange(count) if context is None else context
+        window = torch.full((len(self.canvas),), int(context[-1]) + 1 if count else 0)
+        found = twin_of(guidance, self.spec, self.whole_canvas, torch.cat([context, window]))
+        if found is None:
+            return None
+        # Of its rows in the window.
+        return replace(found, moved=found.moved + count)
 
     def _regions(self, columns: list[int]) -> tuple[Region, ...]:
         if self._response is None:

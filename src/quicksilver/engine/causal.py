@@ -9,6 +9,7 @@ import torch
 from quicksilver.decoding.adjustments import Adjustments, token_adjustments
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.events import Event, FinishReason, Resize
+from quicksilver.decoding.guidance import check_guidance
 from quicksilver.decoding.ledger import Marks, Places, commit_events
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS, end_ids, kept_tokens, require_no_stale_rows, special_ids
 from quicksilver.decoding.regions import constrained_response
@@ -24,6 +25,7 @@ class TokenSequence(Sequence):
     def __init__(self, job_id: int, request: Request, task: Continuation, spec: DiffusionSpec) -> None:
         """Raises ConfigError if the prompt is empty, a stop id is never written or there is a cache of stale rows."""
         require_no_stale_rows(request.params)
+        check_guidance(request.params.guidance, spec, is_exact=True)
         super().__init__(job_id, request, spec)
         if not task.prompt_ids:
             raise ConfigError("decoding token by token needs a prompt of at least one token")

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from quicksilver.decoding.adjustments import Adjustments, adjust
+from quicksilver.decoding.guidance import guided
 from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.engine import kernels
 from quicksilver.models.denoiser import Denoiser
@@ -52,6 +53,8 @@ class HeadParams:
     """Tokens whose probabilities are wanted beside the candidates; None: no row asks for any."""
     num_alternatives: Int[Tensor, " N"] | None = None
     """Likeliest tokens that each row wants named; it may get more. None: no row asks for any."""
+    guided: "GuidedRows | None" = None
+    """None: no row is guided."""
     is_constrained: tuple[bool, ...] | None = None
     """Rows whose logits are wanted, because a constraint decides them (``decoding.constrained``); None: no row."""
 
@@ -68,11 +71,15 @@ class HeadParams:
         if self.measured_at is not None:
             return [True] * self.rule.shape[0]
         reasons = (self.adjustments, self.top_k, self.top_p, self.num_alternatives, self.is_constrained)
+        reasons = (*reasons, self.guided)
         if all(each is None for each in reasons):
             return None
         found = torch.zeros_like(self.rule, dtype=torch.bool)
         if self.is_constrained is not None:
             found |= torch.tensor(self.is_constrained, device=found.device)
+        if self.guided is not None:
+            found[self.guided.row] = True
+            found[self.guided.added_row] = True
         if self.adjustments is not None:
             found[self.adjustments.row] = True
         if self.top_k is not None:
@@ -97,6 +104,35 @@ class HeadParams:
             "adjustments": None if self.adjustments is None else self.adjustments.rows(start, stop),
             "num_alternatives": 0 if self.num_alternatives is None else int(self.num_alternatives[index].amax()),
         }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuidedRows:
+    """Rows of which others are taken into account, or to which a classifier adds; both may be of the same row."""
+
+    hidden: Float[Tensor, "M D"]
+    """Of the second rows."""
+    row: Int[Tensor, " M"]
+    """Whose they are, rising."""
+    scale: Float[Tensor, " M"]
+    added: Float[Tensor, "A V"]
+    added_row: Int[Tensor, " A"]
+
+    def apply(self, denoiser: Denoiser, logits: Float[Tensor, "n V"], start: int, row_multiple: int) -> Tensor:
+        """The logits of the rows from ``start`` on with what guides them."""
+        bounds = torch.tensor([start, start + logits.shape[0]], device=logits.device)
+        first, last = torch.searchsorted(self.row, bounds).tolist()
+        if last > first:
+            rows, hidden = self.row[first:last] - start, self.hidden[first:last]
+            others = _logits(denoiser, hidden, row_multiple)
+            moved = guided(logits[rows], others, self.scale[first:last])
+            logits = logits.to(moved.dtype).index_put((rows,), moved)
+        first, last = torch.searchsorted(self.added_row, bounds).tolist()
+        if last > first:
+            rows, added = self.added_row[first:last] - start, self.added[first:last]
+            logits = logits.to(torch.promote_types(logits.dtype, added.dtype))
+            logits = logits.index_add(0, rows, added.to(logits.dtype))
+        return logits
 
 
 class Chosen(NamedTuple):
@@ -173,9 +209,15 @@ def _choose_rows(
     return [_choose_tile(denoiser, hidden[at : min(at + tile, stop)], params, at, row_multiple) for at in starts]
 
 
-def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, row_multiple: int) -> Chosen:
+def _logits(denoiser: Denoiser, hidden: Float[Tensor, "n D"], row_multiple: int) -> Float[Tensor, "n V"]:
     missing = -hidden.shape[0] % row_multiple
-    logits = denoiser.logits(F.pad(hidden, (0, 0, 0, missing)) if missing else hidden)[: hidden.shape[0]]
+    return denoiser.logits(F.pad(hidden, (0, 0, 0, missing)) if missing else hidden)[: hidden.shape[0]]
+
+
+def _choose_tile(denoiser: Denoiser, hidden: Tensor, params: HeadParams, start: int, row_multiple: int) -> Chosen:
+    logits = _logits(denoiser, hidden, row_multiple)
+    if params.guided is not None:
+        logits = params.guided.apply(denoiser, logits, start, row_multiple)
     stop = start + hidden.shape[0]
     given = params.rows(start, stop)
     wanted = () if params.is_constrained is None else params.is_constrained[start:stop]

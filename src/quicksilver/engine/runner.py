@@ -25,6 +25,7 @@ from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.constraining import Constrained, constrain
 from quicksilver.engine.filling import FillingSequence
+from quicksilver.engine.guiding import guided_rows, twin_rows, twins
 from quicksilver.engine.head import HeadParams, choose
 from quicksilver.engine.network import Lead, Network, network_of
 from quicksilver.engine.pages import PageTable
@@ -118,13 +119,15 @@ class Runner:
             return spoiled
         looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
-        params = self._head_params([turn.sequence for turn in deciding], looks, counts)
+        sequences = [turn.sequence for turn in deciding]
+        guided = guided_rows(sequences, looks, hidden, self._twin_rows(turns))
+        params = replace(self._head_params(sequences, looks, counts), guided=guided)
         chosen = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._row_multiple)
         candidates, watched = chosen.candidates, chosen.watched
         bounds = pairwise(accumulate(counts, initial=0))
         parts = [candidates] if len(counts) == 1 else [candidates.rows(slice(start, stop)) for start, stop in bounds]
         seen = [None] * len(counts) if watched is None else [part.cpu() for part in watched.split(counts)]
-        constrained = constrain([turn.sequence for turn in deciding], looks, parts, chosen.logits)
+        constrained = constrain(sequences, looks, parts, chosen.logits)
         are_finite = bool(candidates.confidence.isfinite().all())
         outcomes = self._outcomes(deciding, parts, constrained, seen, are_finite=are_finite)
         if chosen.predicted is not None:
@@ -159,6 +162,12 @@ class Runner:
                 )
             )
             start += count
+        for twin in twins([turn.look for turn in turns]):
+            ids.append(twin.token_ids)
+            positions.append(torch.arange(len(twin.token_ids)))
+            end = start + len(twin.token_ids)
+            rows.append(RequestRows(rows=slice(start, end), slots=None, window_blocks=twin.block_ids))
+            start = end
         if missing := -start % self._row_multiple:
             idle = torch.zeros(missing, dtype=torch.int64)
             ids.append(idle)
@@ -185,7 +194,12 @@ class Runner:
             elif turn.share.num_context and self._spec.prediction_shift:
                 read.add(start + turn.share.num_context - 1)
             start += turn.num_rows
+        read.update(at for at in self._twin_rows(turns) if at is not None)
         return None if len(read) == num_rows else torch.tensor(sorted(read))
+
+    def _twin_rows(self, turns: Seq[Turn]) -> list[int | None]:
+        first = sum(turn.num_rows for turn in turns)
+        return twin_rows([turn.look for turn in turns], first, self._spec.prediction_shift)
 
     def _canvas_rows(self, turns: Seq[Turn], num_rows: int) -> CanvasRows:
         """Which rows are of windows, and what the step before predicted there."""

@@ -16,6 +16,7 @@ from quicksilver.decoding.alternatives import TokenAlternatives
 from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.constrained import Terms
 from quicksilver.decoding.events import Done, Event, FinishReason
+from quicksilver.decoding.guidance import Guidance, Twin, classifier_rows, twin_of
 from quicksilver.decoding.ledger import Ledger, Marks, Places, commit_events
 from quicksilver.decoding.lengths import HoleLength
 from quicksilver.decoding.params import SamplingParams
@@ -60,6 +61,10 @@ class Look:
     watched: tuple[tuple[int, int, int], ...] = ()
     """Tokens whose probabilities are asked for beside the candidates, per open column: expand, delete, and what stands
     there. Empty: none."""
+    twin: Twin | None = None
+    """What a second row sees, where classifier-free guidance asks for one."""
+    added: Tensor | None = None
+    """What a classifier adds to the open columns' logits, [n, V]."""
     regions: tuple[Region, ...] = ()
     """Where constraints decide; their rows are those of the open columns."""
 
@@ -328,7 +333,7 @@ class WindowSequence(Sequence):
         self.canvas = self.run.fill_noise(self.canvas, self.positions, self.block.step)
         if self.block.step == 0:
             self.block.num_masks = sum(self.state[column] == State.MASK for column in columns)
-        positions = self.positions.tolist()
+        positions, guidance = self.positions.tolist(), self.params.guidance
         return Look(
             open_columns=tuple(columns),
             rules=rules,
@@ -339,8 +344,24 @@ class WindowSequence(Sequence):
             positions=tuple(positions[column] for column in columns),
             is_forced=self.is_forced,
             adjustments=self._adjustments(len(columns)),
+            twin=None if guidance is None else self._twin(guidance),
+            added=None if guidance is None else self._added(guidance, columns),
             regions=self._regions(columns),
         )
+
+    @property
+    def whole_canvas(self) -> Canvas:
+        """Everything that the window's rows see, and the window."""
+        return self.canvas
+
+    def _twin(self, guidance: Guidance) -> Twin | None:
+        """Of a canvas under full attention."""
+        return twin_of(guidance, self.spec, self.whole_canvas, None)
+
+    def _added(self, guidance: Guidance, columns: list[int]) -> Tensor | None:
+        canvas = self.whole_canvas
+        first = len(canvas) - len(self.canvas)
+        return classifier_rows(guidance, canvas, [first + column for column in columns])
 
     @abstractmethod
     def _regions(self, columns: list[int]) -> tuple[Region, ...]:

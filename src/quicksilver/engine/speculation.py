@@ -31,6 +31,8 @@ class SpeculativeSequence(TokenSequence):
         super().__init__(job_id, request, task, spec)
         if not isinstance(self.params.policy, SelfSpeculative):
             raise ConfigError("speculation needs the policy self_speculative")
+        if self.params.guidance is not None:
+            raise ConfigError("policy self_speculative guesses tokens without guidance; leave one of them out")
         if self.params.constraint is not None:
             raise ConfigError(
                 "policy self_speculative guesses tokens without a constraint; choose another policy, or leave "

@@ -19,7 +19,7 @@ import numpy as np
 
 from quicksilver import decoding
 from quicksilver.constraints.automaton import TokenAutomaton
-from quicksilver.decoding import Hole, Policy, Result, Revising, SamplingParams, StopRule, Text, TraceEntry
+from quicksilver.decoding import Guidance, Hole, Policy, Result, Revising, SamplingParams, StopRule, Text, TraceEntry
 from quicksilver.engine.request import Continuation, Filling, Request
 from quicksilver.errors import ConfigError, InputError, UsageError
 
@@ -46,8 +46,9 @@ _POLICIES: dict[str, type] = {
 _REVISIONS: dict[str, type] = {
     kind.__name__: kind for kind in (decoding.TokenEdits, decoding.MaskAndRepredict, decoding.RandomRemasks)
 }
-_NOT_PLAIN = ("policy", "stop")
-"""Of ``SamplingParams``: a policy is an object of one of several classes, a stop rule is built from strings."""
+_NOT_PLAIN = ("policy", "stop", "guidance")
+"""Of ``SamplingParams``: a policy is an object of one of several classes, a stop rule is built from strings, guidance
+may have a classifier, which a trace cannot hold."""
 
 _INTS, _FLAGS = tuple[int, ...], tuple[bool, ...]
 _CONSTRAINT: dict[str, Any] = {
@@ -95,7 +96,9 @@ def traced_run(request: Request, result: Result) -> TracedRun:
     Raises:
         ConfigError: its policy is not one of this package's, or its stop rule was not built from strings.
     """
-    policy, rule = request.params.policy, request.params.stop
+    policy, rule, guidance = request.params.policy, request.params.stop, request.params.guidance
+    if guidance is not None and guidance.classifier is not None:
+        raise ConfigError("a trace cannot hold a classifier")
     parts = [policy.unmasking, policy.revision] if isinstance(policy, Revising) else []
     for each in (policy, *parts):
         if each is not None and type(each) not in (*_POLICIES.values(), *_REVISIONS.values()):
@@ -171,6 +174,10 @@ def _run_to_json(run: TracedRun) -> dict[str, object]:
         del params[name]
     if policy is not None:
         params["policy"] = _policy_to_json(policy)
+    if request.params.guidance is not None:
+        guidance = _plain(request.params.guidance)
+        del guidance["classifier"]
+        params["guidance"] = guidance
     result = _plain(run.result)
     result["trace"] = [[e.step, e.hole, e.position, e.token_id, e.confidence] for e in run.result.trace]
     return {
@@ -227,13 +234,17 @@ def _read_run(data: object) -> TracedRun:
     names = ("task", "params", "stop", "deadline_ms", "may_follow_load")
     request = {"block_lengths": []} | dict(_named(run["request"], names, "request", optional=("block_lengths",)))
     params = dict(_kind(dict, request["params"], "params"))
-    policy = params.pop("policy", None)
+    policy, guidance = params.pop("policy", None), params.pop("guidance", None)
     result = dict(_kind(dict, run["result"], "result"))
     trace = tuple(_read_entry(entry) for entry in _kind(list, result.get("trace"), "trace"))
     return TracedRun(
         request=Request(
             task=_read_task(request["task"]),
-            params=replace(_build(SamplingParams, params, skipped=_NOT_PLAIN), policy=_read_policy(policy)),
+            params=replace(
+                _build(SamplingParams, params, skipped=_NOT_PLAIN),
+                policy=_read_policy(policy),
+                guidance=None if guidance is None else _build(Guidance, guidance, skipped=("classifier",)),
+            ),
             deadline_ms=_restore(request["deadline_ms"], float | None),
             may_follow_load=_restore(request["may_follow_load"], bool),
             block_lengths=_restore(request["block_lengths"], tuple[int, ...]),

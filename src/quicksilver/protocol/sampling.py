@@ -46,6 +46,12 @@ class SamplingFields(Wire):
     steps: int | None = None
     revision: str | None = None
     """What may happen to what is written until its block is final."""
+    guidance: Annotated[float, Field(ge=0, le=20)] | None = None
+    """Scale of classifier-free guidance."""
+    cfg_until: Annotated[float, Field(gt=0, le=1)] | None = None
+    negative_prompt: str | None = None
+    classifier: str | None = None
+    classifier_scale: Annotated[float, Field(ge=0, le=20)] | None = None
     block_length: int | None = None
     cache: str | None = None
     """Only for holes in place."""

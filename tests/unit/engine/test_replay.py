@@ -16,6 +16,7 @@ from quicksilver.decoding import (
     ConfidenceThreshold,
     FinishReason,
     FixedCount,
+    Guidance,
     Hole,
     Order,
     RemaskRate,
@@ -124,6 +125,7 @@ def test_a_file_holds_every_option(tmp_path):
         refresh_every=3,
         num_alternatives=2,
         ends=Ends.FREE,
+        guidance=Guidance(scale=1.5, until=0.5, negative_ids=(7, 8)),
     )
     defaults = SamplingParams()
     unset = [name for name in SamplingParams.__slots__ if getattr(params, name) == getattr(defaults, name)]
