@@ -7,7 +7,7 @@ Rows of the report, by --only:
   validity   random schemas sampled with random weights and the model's: documents that jsonschema calls valid
 
 Examples:
-  python benchmarks/constraints.py --suite ../shared/data/json_schema_test_suite --out runs/constraints.json
+  python benchmarks/constraints.py --suite data/eval/json_schema_test_suite --out runs/constraints.json
   python benchmarks/constraints.py --out runs/valid.json --only validity --items 50
 """
 

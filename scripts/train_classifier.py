@@ -92,7 +92,9 @@ def main() -> None:
             ids, labels = batch(held, mask_id, filler, rng)
             right.append(((model.odds(model.embed(ids)) > 0) == (labels > 0)).float().mean())
     share = sum(right) / len(right)
-    sys.stdout.write(f"{len(pairs)} pairs, loss {losses[-1]:.3f}; {share:.1%} of masked held-out functions are told apart\n")
+    sys.stdout.write(
+        f"{len(pairs)} pairs, loss {losses[-1]:.3f}; {share:.1%} of masked held-out functions are told apart\n"
+    )
     classifier_path("typed-python").parent.mkdir(parents=True, exist_ok=True)
     model.save(classifier_path("typed-python"), tokenizer)
 
