@@ -9,10 +9,8 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from quicksilver.errors import CheckError, ConfigError
-from quicksilver.sandbox import COMMAND_LIMITS, CommandEnd, run_command
+from quicksilver.sandbox import COMMAND_LIMITS, CommandEnd, find_program, run_command
 
 RUFF_RULES = "E9,F63,F7,F82"
 """What is an error whatever the style: comparisons and statements that cannot be meant, names that are not defined."""
@@ -55,13 +53,13 @@ class PythonCheck:
     @property
     def parts(self) -> tuple[str, ...]:
         """What is checked here, in words."""
-        return ("parse", "compile") if _ruff() is None else ("parse", "compile", f"ruff {RUFF_RULES}")
+        return ("parse", "compile") if find_program("ruff") is None else ("parse", "compile", f"ruff {RUFF_RULES}")
 
     def __call__(self, text: str, written: Sequence[Span]) -> Sequence[Problem]:
         error = _syntax_error(text)
         if error is not None:
             return [error]
-        ruff = _ruff()
+        ruff = find_program("ruff")
         found = [] if ruff is None else _lint(ruff, text)
         return [each for each in found if each.span is not None and any(_touches(each.span, at) for at in written)]
 
@@ -100,12 +98,6 @@ def line_starts(text: str) -> list[int]:
 def _offset(starts: Sequence[int], line: int, column: int, length: int) -> int:
     """Of a line and a column, both from 1; a line behind the last is the end."""
     return length if line > len(starts) else min(starts[max(line, 1) - 1] + max(column, 1) - 1, length)
-
-
-def _ruff() -> str | None:
-    """Beside this Python first: it may run from an environment that is not on the path."""
-    beside = shutil.which("ruff", path=str(Path(sys.executable).parent))
-    return beside or shutil.which("ruff")
 
 
 def _lint(ruff: str, text: str) -> Iterator[Problem]:
@@ -207,7 +199,7 @@ def _run(command: Sequence[str], text: str | None, timeout_s: float) -> CommandE
     """
     try:
         process = subprocess.Popen(
-            command,
+            [find_program(command[0]) or command[0], *command[1:]],
             stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """Running untrusted Python, and commands over it. Needs neither torch nor the rest of the package."""
 
-from quicksilver.sandbox.commands import COMMAND_LIMITS, CommandEnd, require_commands, run_command
+from quicksilver.sandbox.commands import COMMAND_LIMITS, CommandEnd, find_program, require_commands, run_command
 from quicksilver.sandbox.guest import Opaque
 from quicksilver.sandbox.programs import Answer, Call, Limits, Outcome, Program, Verdict
 from quicksilver.sandbox.sandbox import Sandbox
@@ -16,6 +16,7 @@ __all__ = [
     "Program",
     "Sandbox",
     "Verdict",
+    "find_program",
     "require_commands",
     "run_command",
 ]

@@ -47,13 +47,18 @@ class CommandEnd:
     err: str
 
 
+def find_program(name: str) -> str | None:
+    """Where a program is, beside this Python first: it may run from an environment that is not on the path."""
+    return shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+
+
 def run_command(
     command: Sequence[str], *, files: Mapping[str, str], stdin: str = "", limits: Limits = COMMAND_LIMITS
 ) -> CommandEnd:
     """Run it to its end.
 
     Args:
-        command: program and arguments; no shell reads them. The program is looked for as usual.
+        command: program and arguments; no shell reads them. See ``find_program``.
         files: name to text, in its folder, /tmp.
         stdin: its standard input.
         limits: what it may use.
@@ -61,7 +66,7 @@ def run_command(
     Raises:
         SandboxError: the program is missing, or the sandbox did not start.
     """
-    program = shutil.which(command[0])
+    program = find_program(command[0])
     if program is None:
         raise SandboxError(f"there is no program {command[0]!r} to run in a sandbox")
     with contextlib.ExitStack() as opened:
