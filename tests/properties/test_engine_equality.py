@@ -87,7 +87,7 @@ def run_all(engine: Engine, requests, rng: random.Random, abort_rate: float = 0.
     num_pages=st.sampled_from((5, 7, 40)),
 )
 # Without shrinking: an example takes seconds.
-@settings(max_examples=10, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=5, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 def test_every_request_gets_the_events_of_the_reference(name, seed, num_requests, row_budget, max_running, num_pages):
     spec, rng = SPECS[name], random.Random(seed)
     denoiser = denoiser_of(seed % 3)

@@ -60,7 +60,7 @@ def reference(request):
     is_strict=st.booleans(),
 )
 # Without shrinking: an example takes seconds.
-@settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@settings(max_examples=6, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
 def test_every_request_gets_the_events_of_the_reference(seed, num_requests, row_budget, num_pages, is_strict):
     rng = random.Random(seed)
     requests = continuations(rng, num_requests)
