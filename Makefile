@@ -35,7 +35,7 @@ demo: $(VENV)/.installed ## Install, then fill the holes of a file in examples/ 
 
 test: $(VENV)/.installed-dev ## Run all tests that need neither GPU nor browser
 	$(PYTEST) -n $(TEST_WORKERS) -m "not compiled and not gpu and not browser"
-	JAXTYPING_DISABLE=1 $(PYTEST) -m "compiled and not gpu"
+	JAXTYPING_DISABLE=1 $(PYTEST) -m "compiled and not gpu" tests/reference
 
 test-browser: $(VENV)/.installed-dev ## Run the tests that need Debian's chromium and chromium-driver
 	$(PYTEST) -m browser
