@@ -59,6 +59,9 @@ def read_suite(folder: Path, sample: int | None, seed: int) -> list[Group]:
     return found if sample is None or sample >= len(found) else Random(seed).sample(found, sample)
 
 
+# Rivals come with the extra of that name only; where they are missing, so are their types.
+
+
 def ours(schema: Any) -> Accepts:  # noqa: ANN401  # JSON
     compiler = Compiler(Meter(Limits()), _DEPTH)
     # The suite has formats as annotations, which is what the specification says of them by default.
@@ -69,7 +72,7 @@ def ours(schema: Any) -> Accepts:  # noqa: ANN401  # JSON
 
 
 def llguidance(schema: Any) -> Accepts:  # noqa: ANN401
-    import llguidance as library
+    import llguidance as library  # pyright: ignore[reportMissingImports]
 
     tokenizer = library.LLTokenizer("byte")
     matcher = library.LLMatcher(tokenizer, library.LLMatcher.grammar_from_json_schema(json.dumps(schema)))
@@ -84,9 +87,7 @@ def llguidance(schema: Any) -> Accepts:  # noqa: ANN401
 
 
 def outlines_core(schema: Any) -> Accepts:  # noqa: ANN401
-    from outlines_core.json_schema import (  # pyright: ignore[reportMissingImports]  # compiled, without stubs
-        build_regex_from_schema,
-    )
+    from outlines_core.json_schema import build_regex_from_schema  # pyright: ignore[reportMissingImports]
 
     try:
         pattern = re.compile(build_regex_from_schema(json.dumps(schema)))
@@ -96,8 +97,8 @@ def outlines_core(schema: Any) -> Accepts:  # noqa: ANN401
 
 
 def xgrammar(schema: Any) -> Accepts:  # noqa: ANN401
-    import xgrammar as library
-    from xgrammar.testing import _is_grammar_accept_string
+    import xgrammar as library  # pyright: ignore[reportMissingImports]
+    from xgrammar.testing import _is_grammar_accept_string  # pyright: ignore[reportMissingImports]
 
     try:
         grammar = library.Grammar.from_json_schema(json.dumps(schema), strict_mode=False)
