@@ -4,7 +4,9 @@ Rows of the report, by --only:
   coverage   JSON-Schema-Test-Suite beside llguidance, outlines-core and xgrammar: schemas kept exactly, refused, wrong
   compiling  milliseconds to compile the suite's schemas for the model's tokenizer
   step       milliseconds of the constraint per denoising step, beside the forward
-  validity   random schemas sampled with random weights and the model's: documents that jsonschema calls valid
+  validity   random schemas and the suite's, sampled with random weights and the model's: documents that jsonschema
+             calls valid
+  determinism  texts that are others in a batch of requests with and without constraints than alone
 
 Examples:
   python benchmarks/constraints.py --suite data/eval/json_schema_test_suite --out runs/constraints.json
@@ -17,6 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +28,7 @@ import torch
 import typer
 from common import finish, load_model, load_parts, markdown_table, progress, reported_errors, verbatim
 from constraints_rivals import ENGINES, Group, judge_all, read_suite
-from jsonschema import Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 
 from quicksilver.api import DecodingOptions, GenerateRequest, Model
 from quicksilver.constraints.compiling import compile_here, eos_of
@@ -38,6 +41,11 @@ from quicksilver.evaluation.provenance import environment
 from quicksilver.evaluation.suites.json_documents import make_item
 
 TEMPERATURES = (0.0, 0.7, 1.0)
+VALIDATOR = Draft202012Validator
+BATCH = 8
+"""Schemas whose documents, one per temperature, are written together."""
+SUITE_SHARE = 4
+"""The suite's schemas allow any text mostly, so their documents get a fourth of the tokens."""
 WEIGHT_SCALE = 0.1
 """Of random weights: large enough that their logits are far from flat."""
 PERSON = {
@@ -86,6 +94,7 @@ class Part(StrEnum):
     COMPILING = "compiling"
     STEP = "step"
     VALIDITY = "validity"
+    DETERMINISM = "determinism"
 
 
 @app.command(help=verbatim(__doc__), no_args_is_help=True)
@@ -95,6 +104,8 @@ def main(
     model: Annotated[str, typer.Option(help="Bundled model or checkpoint folder.")] = "quicksilver-coder",
     only: Annotated[list[Part] | None, typer.Option(help="Only this part; may be repeated.")] = None,
     items: Annotated[int, typer.Option(help="Random schemas.", min=1)] = 1000,
+    plain_items: Annotated[int, typer.Option(help="Of them answered without a constraint too.", min=0)] = 100,
+    together: Annotated[int, typer.Option(help="Requests of the batch beside which each runs alone.", min=2)] = 32,
     steps: Annotated[int, typer.Option(help="Documents of each schema whose steps are timed.", min=1)] = 10,
     max_tokens: Annotated[int, typer.Option(help="Of a document.", min=16)] = 128,
     sample: Annotated[int | None, typer.Option(help="Schemas of the suite, drawn at random. [default: all]")] = None,
@@ -123,7 +134,9 @@ def main(
         if Part.STEP in parts:
             report["step"] = measure_steps(load_model(model, "cpu"), steps, max_tokens, seed)
         if Part.VALIDITY in parts:
-            report["validity"] = measure_validity(model, items, max_tokens, seed)
+            report["validity"] = measure_validity(model, groups, items, plain_items, max_tokens, seed)
+        if Part.DETERMINISM in parts:
+            report["determinism"] = measure_determinism(model, together, max_tokens, seed)
         finish(out, report, "\n\n".join(_table(report[part]) for part in parts))
 
 
@@ -234,49 +247,96 @@ def with_random_weights(model: Model, seed: int) -> Model:
     return model
 
 
-def measure_validity(name: str, items: int, max_tokens: int, seed: int) -> list[dict[str, Any]]:
-    """A row per weights and temperature, with the constraint and without."""
-    makers = {
-        "random": lambda: with_random_weights(load_model(name, "cpu"), seed),
-        name: lambda: load_model(name, "cpu"),
-    }
-    schemas = [make_item(seed, number) for number in range(items)]
-    rows = []
+@dataclass(frozen=True)
+class Case:
+    """A schema of which documents are written."""
+
+    source: str
+    prompt: str
+    schema: Any
+    validator: Callable[[Any], Any]
+    max_tokens: int
+
+    @classmethod
+    def of(cls, group: Group, max_tokens: int) -> "Case":
+        """A schema of the suite, which says nothing of what a document is about."""
+        validator = Draft7Validator if group.draft == "draft7" else VALIDATOR
+        return cls("suite", "document = ", group.schema, validator, max_tokens)
+
+    def is_valid(self, text: str) -> bool:
+        try:
+            return self.validator(self.schema).is_valid(json.loads(text))
+        except ValueError:
+            return False
+
+
+def measure_validity(
+    name: str, groups: Sequence[Group], items: int, plain_items: int, max_tokens: int, seed: int
+) -> list[dict[str, Any]]:
+    """A row per source, weights, temperature and whether there was a constraint."""
+    models = {"random": with_random_weights(load_model(name, "cpu"), seed), name: load_model(name, "cpu")}
+    made = [make_item(seed, number) for number in range(items)]
+    cases = [Case("random", item.prompt, dict(item.given), VALIDATOR, max_tokens) for item in made]
+    cases += [Case.of(group, max_tokens // SUITE_SHARE) for group in groups]
+    rows: dict[tuple[str, str, float, bool], Counter[str]] = defaultdict(Counter)
     with progress() as bar:
-        for weights, make in makers.items():
-            model = make()
-            for temperature in TEMPERATURES:
-                for is_constrained in (True, False):
-                    kind = f"{weights}, T={temperature}, {'with' if is_constrained else 'without'}"
-                    task = bar.add_task(kind, total=items, detail="")
-                    num_valid = num_forwards = num_tokens = num_refused = 0
-                    for number, item in enumerate(schemas):
-                        bar.advance(task)
-                        constraint = JsonSchema(dict(item.given)) if is_constrained else None
-                        options = DecodingOptions(temperature=temperature, seed=seed + number, constraint=constraint)
-                        request = GenerateRequest(prompt=item.prompt, max_tokens=max_tokens, options=options)
-                        try:
-                            found = model.run(request)
-                        except ConfigError:
-                            num_refused += 1  # the shortest document does not fit, or the schema is refused by name
-                            continue
-                        num_valid += _is_valid(found.text, item.given)
-                        num_forwards += found.nfe
-                        num_tokens += sum(len(hole.tokens) for hole in found.holes)
-                    asked = items - num_refused
-                    rows.append(
-                        {"weights": weights, "temperature": temperature, "constraint": is_constrained, "schemas": asked,
-                         "refused": num_refused, "valid": num_valid, "valid_share": num_valid / max(asked, 1),
-                         "forwards": num_forwards / max(asked, 1), "tokens": num_tokens / max(asked, 1)}
-                    )  # fmt: skip
+        task = bar.add_task("schemas", total=len(cases), detail="")
+        for first in range(0, len(cases), BATCH):
+            chosen = cases[first : first + BATCH]
+            seeds = range(seed + first, seed + first + len(chosen))
+            plain = chosen[: max(plain_items - first, 0)]
+            for weights, model in models.items():
+                for part, is_constrained in ((chosen, True), (plain, False)):
+                    for source, temperature, count in _documents(model, part, seeds, is_constrained=is_constrained):
+                        rows[source, weights, temperature, is_constrained] += count
+            bar.advance(task, len(chosen))
+    return [
+        {"schemas of": source, "weights": weights, "temperature": temperature, "constraint": is_constrained,
+         "schemas": count["asked"], "refused": count["refused"], "valid": count["valid"],
+         "valid_share": count["valid"] / max(count["asked"], 1), "forwards": count["forwards"] / max(count["asked"], 1),
+         "tokens": count["tokens"] / max(count["asked"], 1)}
+        for (source, weights, temperature, is_constrained), count in rows.items()
+    ]  # fmt: skip
+
+
+def _documents(
+    model: Model, cases: Sequence[Case], seeds: Sequence[int], *, is_constrained: bool
+) -> Iterator[tuple[str, float, Counter[str]]]:
+    """What became of one document per schema and temperature, all written in one batch."""
+    taken: list[tuple[Case, float, GenerateRequest]] = []
+    for case, seed in zip(cases, seeds, strict=False):
+        constraint = JsonSchema(case.schema, formats="annotate") if is_constrained else None
+        for temperature in TEMPERATURES:
+            options = DecodingOptions(temperature=temperature, seed=seed, constraint=constraint)
+            request = GenerateRequest(prompt=case.prompt, max_tokens=case.max_tokens, options=options)
+            try:
+                model.engine_request(request)
+            except UsageError:  # the shortest document does not fit, or the schema is refused by name
+                yield case.source, temperature, Counter(refused=1)
+            else:
+                taken.append((case, temperature, request))
+    found = model.run_together([request for _, _, request in taken])
+    for (case, temperature, _), each in zip(taken, found, strict=True):
+        tokens = sum(len(hole.tokens) for hole in each.holes)
+        count = Counter(asked=1, valid=case.is_valid(each.text), forwards=each.nfe, tokens=tokens)
+        yield case.source, temperature, count
+
+
+def measure_determinism(name: str, items: int, max_tokens: int, seed: int) -> list[dict[str, Any]]:
+    """Texts that are others in one batch, half of it without constraints, than alone."""
+    model, rows = load_model(name, "cpu"), []
+    for temperature in TEMPERATURES:
+        requests = []
+        for number in range(items):
+            item = make_item(seed, number)
+            constraint = JsonSchema(dict(item.given)) if number % 2 == 0 else None
+            options = DecodingOptions(temperature=temperature, seed=number, constraint=constraint)
+            requests.append(GenerateRequest(prompt=item.prompt, max_tokens=max_tokens, options=options))
+        alone = [model.run(request).text for request in requests]
+        together = [each.text for each in model.run_together(requests)]
+        others = sum(a != b for a, b in zip(alone, together, strict=True))
+        rows.append({"temperature": temperature, "requests": items, "other_texts": others})
     return rows
-
-
-def _is_valid(text: str, schema: Any) -> bool:  # noqa: ANN401
-    try:
-        return Draft202012Validator(schema).is_valid(json.loads(text))
-    except ValueError:
-        return False
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> str:

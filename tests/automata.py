@@ -49,15 +49,22 @@ def automaton_of(edges: Edges, accepting: Iterable[int], start: int, vocab_size:
 
 
 def random_automaton(
-    rng: random.Random, vocab_size: int, num_states: int, *, eos_id: int, first_id: int = 0, density: float = 0.5
+    rng: random.Random,
+    vocab_size: int,
+    num_states: int,
+    *,
+    eos_id: int,
+    first_id: int = 0,
+    density: float = 0.5,
+    num_kinds: int = 4,
 ) -> TokenAutomaton:
     """Any automaton over the tokens from ``first_id`` on, eos excepted; some tokens behave alike."""
     while True:
-        alike = [rng.randrange(4) for _ in range(vocab_size)]
+        alike = [rng.randrange(num_kinds) for _ in range(vocab_size)]
         targets = {
             (state, kind): rng.randrange(num_states)
             for state in range(num_states)
-            for kind in range(4)
+            for kind in range(num_kinds)
             if rng.random() < density
         }
         tokens = [token for token in range(first_id, vocab_size) if token != eos_id and rng.random() < 0.9]

@@ -24,21 +24,23 @@ _KEPT_LATTICES = 64
 _KEPT_TRELLISES = 64
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grouped:
-    """The pairs in an order in which those that have something in common are adjacent."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Direction:
+    """The pairs of a trellis, those of a state adjacent: those out of it, or those into it."""
 
-    order: Int[np.ndarray, " P"]
-    heads: Int[np.ndarray, " G"]
-    """Where each group begins in that order."""
-    group: Int[np.ndarray, " G"]
-    """What its pairs have in common: a state, or a set. Rising."""
+    first: Int[np.ndarray, " S1"]
+    """Where the pairs of each state begin; one more entry than states."""
+    other: Int[np.ndarray, " P"]
+    """The state at the other end."""
+    sets: Int[np.ndarray, " P"]
 
     @classmethod
-    def by(cls, key: Int[np.ndarray, " P"]) -> "Grouped":
-        order = np.argsort(key, kind="stable")
-        group, heads = np.unique(key[order], return_index=True)
-        return cls(order=order, heads=heads, group=group)
+    def of(
+        cls, own: Int[np.ndarray, " P"], other: Int[np.ndarray, " P"], sets: Int[np.ndarray, " P"], num_states: int
+    ) -> "Direction":
+        """Lay out pairs by the states at one of their ends, ``own``."""
+        order = np.lexsort((other, own))
+        return cls(np.searchsorted(own[order], np.arange(num_states + 1)), other[order], sets[order])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,15 +49,10 @@ class Trellis:
 
     states: Int[np.ndarray, " S"]
     """Their numbers in the automaton, rising."""
-    pair_from: Int[np.ndarray, " P"]
-    """Pairs are sorted by it, then by ``pair_to``."""
-    pair_to: Int[np.ndarray, " P"]
-    pair_set: Int[np.ndarray, " P"]
-    first_pair: Int[np.ndarray, " S1"]
-    """Where the pairs out of each state begin; one more entry than states."""
-    by_from: Grouped
-    by_to: Grouped
-    by_set: Grouped
+    outward: Direction
+    """Pairs by the state in front of a column."""
+    inward: Direction
+    """Pairs by the state behind it."""
     member_class: Int[np.ndarray, " M"]
     """Classes of all sets, set after set, rising within each."""
     first_member: Int[np.ndarray, " K1"]
@@ -71,6 +68,10 @@ class Trellis:
     @property
     def num_states(self) -> int:
         return len(self.states)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.first_token) - 1
 
     def state(self, number: int) -> int:
         """The number here of a state of the automaton that is within reach."""
@@ -255,13 +256,8 @@ class Lattice:
         pair_from, pair_to = (np.searchsorted(states, each[keep]) for each in (pairs.source, pairs.target))
         return Trellis(
             states=states,
-            pair_from=pair_from,
-            pair_to=pair_to,
-            pair_set=pair_set,
-            first_pair=np.searchsorted(pair_from, np.arange(len(states) + 1)),
-            by_from=Grouped.by(pair_from),
-            by_to=Grouped.by(pair_to),
-            by_set=Grouped.by(pair_set),
+            outward=Direction.of(pair_from, pair_to, pair_set, len(states)),
+            inward=Direction.of(pair_to, pair_from, pair_set, len(states)),
             member_class=member_class,
             first_member=np.concatenate([[0], sizes.cumsum()]),
             has_class=has_class,
@@ -277,6 +273,9 @@ def lattice_of(
     automaton: TokenAutomaton, *, eos_id: int, never: frozenset[int], ends: frozenset[int], has_end: bool
 ) -> Lattice:
     """``Lattice``, kept for the next request that asks for the same."""
+    # Compiled, or found missing, before a request is taken.
+    from quicksilver.constraints import kernels  # noqa: F401
+
     return Lattice(automaton, eos_id=eos_id, never=never, ends=ends, has_end=has_end)
 
 

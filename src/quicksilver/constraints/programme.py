@@ -10,24 +10,22 @@ max-product programme; differs: it scores only the columns that are unmasked now
 Legend: L columns, N open columns among them, S states, P pairs, K sets, C classes; see ``lattice``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from quicksilver.constraints.automaton import NO_CLASS
 from quicksilver.constraints.lattice import NO_TOKEN, Trellis
-from quicksilver.constraints.scores import ClassScores, index_of
+from quicksilver.constraints.scores import ClassScores
 
 NO_ROW = -1
-RESCALE_EVERY = 8
-"""Columns after which plain probabilities are scaled to a greatest of 1."""
 FAINTEST = 1e-250
 """Where the best text's own share of the messages is smaller, float64 has no room left for what matters."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
     """Columns between a state and states that must be reached."""
 
@@ -44,13 +42,21 @@ class Problem:
     def is_open(self) -> Bool[np.ndarray, " L"]:
         return self.rows != NO_ROW
 
+    @cached_property
+    def between(self) -> Bool[np.ndarray, "L1 S"]:
+        """The states in front of every column that lie on a way from the start to a goal."""
+        from quicksilver.constraints import kernels
+
+        trellis, pairs = self.trellis, self.trellis.outward
+        return kernels.states_between(
+            self.start, self.goals, self.kinds, trellis.has_class, pairs.first, pairs.other, pairs.sets
+        )
+
     def weights(self, per_set: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "L K"]:
         """Logarithmic weights of all columns: of open ones those given, of a fixed one whether its class fits."""
-        found = np.zeros((len(self.rows), per_set.shape[1]))
-        found[self.is_open] = per_set[self.rows[self.is_open]]
-        for column in (self.kinds != NO_CLASS).nonzero()[0]:
-            found[column] = np.where(self.trellis.has_class[:, self.kinds[column]], 0.0, -np.inf)
-        return found
+        from quicksilver.constraints import kernels
+
+        return kernels.weights_of_columns(per_set, self.rows, self.kinds, self.trellis.has_class)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,6 +72,18 @@ class Text:
     states: Int[np.ndarray, " L1"]
     """In front of every column, and behind the last."""
 
+    @classmethod
+    def of(
+        cls,
+        trellis: Trellis,
+        states: Int[np.ndarray, " L1"],
+        places: Int[np.ndarray, " L"],
+        kinds: Int[np.ndarray, " L"],
+    ) -> "Text":
+        """With the tokens of its places."""
+        token_ids = np.where(places == NO_TOKEN, NO_TOKEN, trellis.token_ids[places])
+        return cls(token_ids=token_ids, places=places, kinds=kinds, states=states)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Posterior:
@@ -78,224 +96,85 @@ class Posterior:
     weights: Float[np.ndarray, "L K"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Semiring:
-    times: np.ufunc
-    plus: np.ufunc
-    one: float
-    zero: float
-    is_scaled: bool = False
-
-
-_BEST = _Semiring(np.add, np.maximum, 0.0, -np.inf)
-_LOGS = _Semiring(np.add, np.logaddexp, 0.0, -np.inf)
-_PLAIN = _Semiring(np.multiply, np.add, 1.0, 0.0, is_scaled=True)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sweep:
-    """Messages from one end of the columns to the other."""
-
-    source: Int[np.ndarray, " P"]
-    heads: Int[np.ndarray, " G"]
-    target: Int[np.ndarray, " G"]
-    weights: Float[np.ndarray, "L P"]
-    first: Float[np.ndarray, " S"]
-
-    @classmethod
-    def forward(cls, problem: Problem, weights: Float[np.ndarray, "L K"], ring: _Semiring) -> "_Sweep":
-        trellis, group = problem.trellis, problem.trellis.by_to
-        first = np.where(np.arange(trellis.num_states) == problem.start, ring.one, ring.zero)
-        sets = trellis.pair_set[group.order]
-        return cls(trellis.pair_from[group.order], group.heads, group.group, weights[:, sets], first)
-
-    @classmethod
-    def backward(cls, problem: Problem, weights: Float[np.ndarray, "L K"], ring: _Semiring) -> "_Sweep":
-        """Its messages come from the last column to the first."""
-        trellis, group = problem.trellis, problem.trellis.by_from
-        first = np.where(problem.goals, ring.one, ring.zero)
-        return cls(trellis.pair_to, group.heads, group.group, weights[::-1][:, trellis.pair_set], first)
-
-
-def _run(sweeps: Sequence[_Sweep], ring: _Semiring) -> list[Float[np.ndarray, "L1 S"]]:
-    """All sweeps side by side, states and pairs of each behind those of the one before: one loop over columns.
-
-    What belongs to one sweep never meets what belongs to another, so its numbers are those it would have alone.
-    """
-    states = np.cumsum([0, *(len(each.first) for each in sweeps)])
-    pairs = np.cumsum([0, *(len(each.source) for each in sweeps)])
-    length = max(len(each.weights) for each in sweeps)
-    source, heads, target = (
-        np.concatenate([getattr(each, name) + at for each, at in zip(sweeps, offsets, strict=False)])
-        for name, offsets in (("source", states), ("heads", pairs), ("target", states))
-    )
-    if len(sweeps) == 1:
-        weights = sweeps[0].weights
-    else:
-        weights = np.zeros((length, pairs[-1]))
-        for each, at in zip(sweeps, pairs, strict=False):
-            weights[: len(each.weights), at : at + len(each.source)] = each.weights
-    found = np.full((length + 1, states[-1]), ring.zero)
-    found[0] = np.concatenate([each.first for each in sweeps])
-    for column in range(length):
-        ways = found[column].take(source)
-        ring.times(ways, weights[column], out=ways)
-        found[column + 1][target] = ring.plus.reduceat(ways, heads)
-        if ring.is_scaled and (column + 1) % RESCALE_EVERY == 0:
-            most = np.maximum.reduceat(found[column + 1], states[:-1])
-            found[column + 1] /= np.repeat(np.where(most > 0, most, 1.0), np.diff(states))
-    return [found[: len(each.weights) + 1, at : at + len(each.first)] for each, at in zip(sweeps, states, strict=False)]
-
-
-def best_texts(problems: Sequence[Problem], scores: Sequence[ClassScores]) -> list[Text | None]:
-    """The text of greatest summed logits of every problem; None where no text fits.
+def best_text(problem: Problem, scores: ClassScores) -> Text | None:
+    """The text of greatest summed logits; None where no text fits.
 
     Among equal ones that with the lowest token id in the first column in which they differ.
     """
-    weights = [
-        problem.weights(np.maximum.reduceat(each.greatest[:, problem.trellis.member_class], _heads(problem), axis=1))
-        for problem, each in zip(problems, scores, strict=True)
-    ]
-    sweeps = [_Sweep.backward(problem, each, _BEST) for problem, each in zip(problems, weights, strict=True)]
-    found = zip(problems, scores, weights, _run(sweeps, _BEST), strict=True)
-    return [_traced(problem, each, weight, backward[::-1]) for problem, each, weight, backward in found]
+    from quicksilver.constraints import kernels
 
-
-def _heads(problem: Problem) -> Int[np.ndarray, " K"]:
-    return problem.trellis.first_member[:-1]
-
-
-def _traced(problem: Problem, scores: ClassScores, weights: np.ndarray, backward: np.ndarray) -> Text | None:
-    """Follow the best messages from the start."""
-    trellis, state = problem.trellis, problem.start
-    if backward[0, state] == -np.inf:
+    trellis, pairs = problem.trellis, problem.trellis.outward
+    if not problem.between[0, problem.start]:
         return None
-    states, pairs = [state], []
-    first_pair, pair_set, pair_to = trellis.first_pair.tolist(), trellis.pair_set, trellis.pair_to
-    for column, row in enumerate(problem.rows.tolist()):
-        first, stop = first_pair[state], first_pair[state + 1]
-        pair = first
-        if stop - first > 1:
-            total = weights[column].take(pair_set[first:stop]) + backward[column + 1].take(pair_to[first:stop])
-            at = int(total.argmax())
-            pair += at
-            is_tied = total == total[at]
-            if row != NO_ROW and np.count_nonzero(is_tied) > 1:
-                equals = (first + is_tied.nonzero()[0]).tolist()
-                pair = min(
-                    equals, key=lambda each: trellis.token_ids[_best_of_set(scores, row, int(pair_set[each]))[0]]
-                )
-        state = int(pair_to[pair])
-        states.append(state)
-        pairs.append(pair)
-    places, kinds = np.full(len(pairs), NO_TOKEN), problem.kinds.copy()
-    for column in problem.is_open.nonzero()[0].tolist():
-        places[column], kinds[column] = _best_of_set(scores, problem.rows[column], int(pair_set[pairs[column]]))
-    return _text(trellis, states, places, kinds)
+    weights = problem.weights(kernels.greatest_of_sets(scores.greatest, trellis.first_member, trellis.member_class))
+    backward = kernels.sweep_greatest(weights, problem.between, pairs.first, pairs.other, pairs.sets, True)
+    found = kernels.trace_greatest(
+        weights, backward, problem.start, problem.rows, problem.kinds, pairs.first, pairs.other, pairs.sets,
+        scores.values, scores.greatest, trellis.token_ids, trellis.first_token, trellis.first_member,
+        trellis.member_class,
+    )  # fmt: skip
+    return Text.of(trellis, *found)
 
 
-def _best_of_set(scores: ClassScores, row: int, number: int) -> tuple[int, int]:
-    """Place and class of the greatest token of a set, the lowest id among equals."""
-    trellis = scores.trellis
-    classes = trellis.member_class[trellis.first_member[number] : trellis.first_member[number + 1]]
-    if len(classes) > 1:
-        values = scores.greatest[row].take(classes)
-        classes = classes[values == values.max()]
-    kind = int(classes[0])
-    if len(classes) == 1:
-        return scores.best(row, kind), kind
-    choices = [(scores.best(row, each), each) for each in classes.tolist()]
-    return min(choices, key=lambda choice: trellis.token_ids[choice[0]])
-
-
-def _text(trellis: Trellis, states: Sequence[int], places: np.ndarray, kinds: np.ndarray) -> Text:
-    return Text(
-        token_ids=np.where(places == NO_TOKEN, NO_TOKEN, trellis.token_ids[places]),
-        places=places,
-        kinds=kinds,
-        states=np.array(states, dtype=np.int64),
-    )
-
-
-def posteriors(
-    problems: Sequence[Problem], totals: Sequence[Float[np.ndarray, "N C"]], best: Sequence[Text]
-) -> list[Posterior]:
-    """The exact posteriors of every problem, of which ``best`` is the best text.
+def posterior_of(problem: Problem, totals: Float[np.ndarray, "N C"], best: Text) -> Posterior:
+    """The exact posterior.
 
     Args:
-        problems: each with a text that fits.
-        totals: ``ClassScores.totals`` of each, at any temperature.
-        best: of each, by the logits of the same rows; says whether plain probabilities have room enough.
+        problem: with a text that fits.
+        totals: ``ClassScores.totals``, at any temperature.
+        best: the best text by the logits of the same rows; says whether plain probabilities have room enough.
     """
-    weights = [
-        problem.weights(_set_totals(problem.trellis, total)) for problem, total in zip(problems, totals, strict=True)
-    ]
-    tops = [each.max(axis=1, keepdims=True) for each in weights]
-    plain = [np.exp(each - top) for each, top in zip(weights, tops, strict=True)]
-    sweeps = [
-        direction(problem, each, _PLAIN)
-        for problem, each in zip(problems, plain, strict=True)
-        for direction in (_Sweep.forward, _Sweep.backward)
-    ]
-    messages = _run(sweeps, _PLAIN)
-    found = []
-    for number, problem in enumerate(problems):
-        forward, backward = messages[2 * number], messages[2 * number + 1][::-1]
-        if not _has_room(forward, backward, best[number]):
-            found.append(_in_logs(problem, weights[number], totals[number]))
-            continue
-        with np.errstate(divide="ignore"):
-            share = _plain_shares(problem.trellis, forward, backward, plain[number])
-            log_share, log_backward = np.log(share) - tops[number], np.log(backward)
-        found.append(Posterior(log_share=log_share, log_backward=log_backward, weights=weights[number]))
-    return found
+    from quicksilver.constraints import kernels
+
+    trellis = problem.trellis
+    weights = problem.weights(kernels.totals_of_sets(totals, trellis.first_member, trellis.member_class))
+    top = weights.max(axis=1, keepdims=True)
+    plain = np.exp(weights - top)
+    forward, backward = _messages(kernels.sweep_plain, problem, plain)
+    if not _has_room(forward, backward, best):
+        return _in_logs(problem, weights)
+    share = _shares(kernels.shares_of_classes, problem, forward, backward, plain)
+    with np.errstate(divide="ignore"):
+        return Posterior(log_share=np.log(share) - top, log_backward=np.log(backward), weights=weights)
 
 
-def _has_room(forward: np.ndarray, backward: np.ndarray, best: Text) -> bool:
+def _has_room(forward: Float[np.ndarray, "L1 S"], backward: Float[np.ndarray, "L1 S"], best: Text) -> bool:
     at = np.arange(len(best.states))
     return bool((forward[at, best.states] * backward[at, best.states] > FAINTEST).all())
 
 
-def _set_totals(trellis: Trellis, totals: Float[np.ndarray, "N C"]) -> Float[np.ndarray, "N K"]:
-    """Logarithm of the summed weights of every set."""
-    heads, sizes = trellis.first_member[:-1], np.diff(trellis.first_member)
-    members = totals[:, trellis.member_class]
-    peak = np.maximum.reduceat(members, heads, axis=1)
-    base = np.where(peak == -np.inf, 0.0, peak)
-    with np.errstate(divide="ignore"):
-        return base + np.log(np.add.reduceat(np.exp(members - np.repeat(base, sizes, axis=1)), heads, axis=1))
-
-
-def _plain_shares(
-    trellis: Trellis, forward: np.ndarray, backward: np.ndarray, plain: Float[np.ndarray, "L K"]
-) -> Float[np.ndarray, "L C"]:
-    """Per class, the weight of all ways that have a token of it in a column, over that of all ways."""
-    group = trellis.by_set
-    ways = forward[:-1][:, trellis.pair_from[group.order]]
-    ways *= backward[1:][:, trellis.pair_to[group.order]]
-    per_set = np.add.reduceat(ways, group.heads, axis=1)
-    return (per_set @ trellis.has_class) / (per_set * plain).sum(axis=1, keepdims=True)
-
-
-def _in_logs(problem: Problem, weights: Float[np.ndarray, "L K"], totals: Float[np.ndarray, "N C"]) -> Posterior:
+def _in_logs(problem: Problem, weights: Float[np.ndarray, "L K"]) -> Posterior:
     """The same by logarithms throughout: slower, and of any range."""
-    trellis, group = problem.trellis, problem.trellis.by_set
-    forward, backward = _run([_Sweep.forward(problem, weights, _LOGS), _Sweep.backward(problem, weights, _LOGS)], _LOGS)
-    backward = backward[::-1]
-    ways = forward[:-1][:, trellis.pair_from[group.order]] + backward[1:][:, trellis.pair_to[group.order]]
-    per_set = np.logaddexp.reduceat(ways, group.heads, axis=1)
-    total = np.logaddexp.reduce(per_set + weights, axis=1)
-    log_share = np.full((len(weights), trellis.has_class.shape[1]), -np.inf)
-    for number, sets in enumerate(trellis.has_class.T):
-        log_share[:, number] = np.logaddexp.reduce(per_set[:, sets], axis=1) - total
-    return Posterior(log_share=log_share, log_backward=backward, weights=weights)
+    from quicksilver.constraints import kernels
+
+    forward, backward = _messages(kernels.sweep_logs, problem, weights)
+    share = _shares(kernels.log_shares_of_classes, problem, forward, backward, weights)
+    return Posterior(log_share=share, log_backward=backward, weights=weights)
 
 
-def log_evidence(problem: Problem, totals: Float[np.ndarray, "N C"]) -> float:
-    """Logarithm of the summed weights of all texts that fit."""
-    weights = problem.weights(_set_totals(problem.trellis, totals))
-    (backward,) = _run([_Sweep.backward(problem, weights, _LOGS)], _LOGS)
-    return float(backward[-1, problem.start])
+def _messages(
+    sweep: Callable[..., Float[np.ndarray, "L1 S"]], problem: Problem, weights: Float[np.ndarray, "L K"]
+) -> tuple[Float[np.ndarray, "L1 S"], Float[np.ndarray, "L1 S"]]:
+    """Of all ways from the start to every state in front of a column, and of all from there to a goal."""
+    into, out = problem.trellis.inward, problem.trellis.outward
+    return (
+        sweep(weights, problem.between, into.first, into.other, into.sets, False),
+        sweep(weights, problem.between, out.first, out.other, out.sets, True),
+    )
+
+
+def _shares(
+    kernel: Callable[..., Float[np.ndarray, "L C"]],
+    problem: Problem,
+    forward: Float[np.ndarray, "L1 S"],
+    backward: Float[np.ndarray, "L1 S"],
+    weights: Float[np.ndarray, "L K"],
+) -> Float[np.ndarray, "L C"]:
+    trellis, out = problem.trellis, problem.trellis.outward
+    return kernel(
+        forward, backward, weights, out.first, out.other, out.sets, trellis.first_member, trellis.member_class,
+        trellis.num_classes,
+    )  # fmt: skip
 
 
 def sample_text(
@@ -314,23 +193,12 @@ def sample_text(
         posterior: by them.
         uniforms: three float64 numbers in (0, 1) per column: for the pair of states, the class, the token.
     """
-    trellis, state = problem.trellis, problem.start
-    states, places, kinds = [state], np.full(len(problem.rows), NO_TOKEN), problem.kinds.copy()
-    for column, row in enumerate(problem.rows.tolist()):
-        first, stop = trellis.first_pair[state], trellis.first_pair[state + 1]
-        pair, of_pair, of_class, of_token = int(first), *uniforms[column].tolist()
-        if stop - first > 1:
-            sets, behind = trellis.pair_set[first:stop], trellis.pair_to[first:stop]
-            pair += _drawn(posterior.weights[column, sets] + posterior.log_backward[column + 1, behind], of_pair)
-        if row != NO_ROW:
-            number = trellis.pair_set[pair]
-            classes = trellis.member_class[trellis.first_member[number] : trellis.first_member[number + 1]]
-            kind = int(classes[_drawn(totals[row, classes], of_class)]) if len(classes) > 1 else int(classes[0])
-            places[column], kinds[column] = scores.drawn(row, kind, of_token), kind
-        state = int(trellis.pair_to[pair])
-        states.append(state)
-    return _text(trellis, states, places, kinds)
+    from quicksilver.constraints import kernels
 
-
-def _drawn(logs: Float[np.ndarray, " n"], uniform: float) -> int:
-    return index_of(np.exp(logs - logs.max()), uniform)
+    trellis, pairs = problem.trellis, problem.trellis.outward
+    found = kernels.sample_columns(
+        posterior.weights, posterior.log_backward, problem.start, problem.rows, problem.kinds, uniforms,
+        pairs.first, pairs.other, pairs.sets, scores.values, scores.parts, totals, scores.temperature,
+        trellis.first_token, trellis.first_member, trellis.member_class,
+    )  # fmt: skip
+    return Text.of(trellis, *found)

@@ -12,8 +12,6 @@ from quicksilver.errors import InputError
 
 _LEAST = -1e4
 """In place of minus infinity: what a constraint asks for may be written however unlikely the denoiser thinks it."""
-_DEPTH = 60.0
-"""Classes that lie deeper under a row's greatest logit are summed by themselves, since float32 ends at e^-87."""
 
 
 class ClassScores:
@@ -32,7 +30,9 @@ class ClassScores:
     @cached_property
     def greatest(self) -> Float[np.ndarray, "N C"]:
         """The greatest value of every class, before temperature."""
-        return np.maximum.reduceat(self.values, self.trellis.first_token[:-1], axis=1).astype(np.float64)
+        from quicksilver.constraints import kernels
+
+        return kernels.greatest_of_classes(self.values, self.trellis.first_token)
 
     @classmethod
     def of(cls, trellis: Trellis, logits: Float[Tensor, "N all"]) -> "ClassScores":
@@ -43,9 +43,9 @@ class ClassScores:
         """
         index = torch.from_numpy(trellis.token_ids).to(logits.device)
         values = logits.index_select(1, index).float().cpu().numpy()
-        scores = cls(trellis, values)
-        if not (scores.greatest < np.inf).all():
+        if not values.max() < np.inf:
             raise InputError("the denoiser gave NaN or infinite logits")
+        scores = cls(trellis, values)
         return scores if (scores.greatest > -np.inf).all() else cls(trellis, np.maximum(values, np.float32(_LEAST)))
 
     def tempered(self, temperature: float, values: Float[np.ndarray, "N V"] | None = None) -> "ClassScores":
@@ -62,45 +62,24 @@ class ClassScores:
         values[rows, places[rows]] += np.float32(bonus)
         return ClassScores(self.trellis, values, self.temperature)
 
-    def totals(self) -> Float[np.ndarray, "N C"]:
-        """Logarithm of the summed exponentials of every class, at the temperature."""
-        heads, sizes = self.trellis.first_token[:-1], np.diff(self.trellis.first_token)
-        top = self.greatest.max(axis=1, keepdims=True)
-        spread = self.values - top.astype(np.float32)
+    @cached_property
+    def parts(self) -> Float[np.ndarray, "N V"]:
+        """Plain weights at the temperature, the greatest of each row 1: float32, which ends at e^-87."""
+        spread = self.values - self.greatest.max(axis=1, keepdims=True).astype(np.float32)
         if self.temperature != 1:
             spread /= np.float32(self.temperature)
-        sums = np.add.reduceat(np.exp(spread, out=spread), heads, axis=1, dtype=np.float64)
-        greatest, top = self.greatest / self.temperature, top / self.temperature
-        with np.errstate(divide="ignore"):
-            found = np.log(sums) + top
-        is_deep = (greatest < top - _DEPTH) & (sizes > 1)
-        found = np.where((sizes == 1) | is_deep, greatest, found)
-        for kind in is_deep.any(axis=0).nonzero()[0]:
-            rows = (is_deep[:, kind] & (greatest[:, kind] > -np.inf)).nonzero()[0]
-            part = self._of_class(rows, kind).astype(np.float64) / self.temperature
-            found[rows, kind] += np.log(np.exp(part - greatest[rows, kind][:, None]).sum(axis=1))
-        return found
+        return np.exp(spread, out=spread)
 
-    def _of_class(self, rows: int | Int[np.ndarray, " n"], kind: int) -> Float[np.ndarray, "..."]:
-        return self.values[rows, self.trellis.first_token[kind] : self.trellis.first_token[kind + 1]]
+    def totals(self) -> Float[np.ndarray, "N C"]:
+        """Logarithm of the summed exponentials of every class, at the temperature."""
+        from quicksilver.constraints import kernels
 
-    def best(self, row: int, kind: int) -> int:
-        """Place among ``token_ids`` of the greatest token of a class, the lowest id among equals."""
-        return int(self.trellis.first_token[kind] + self._of_class(row, kind).argmax())
+        return kernels.totals_of_classes(
+            self.values, self.parts, self.greatest, self.trellis.first_token, self.temperature
+        )
 
-    def drawn(self, row: int, kind: int, uniform: float) -> int:
-        """Place of a token of a class, drawn by its probability at the temperature."""
-        part = self._of_class(row, kind).astype(np.float64)
-        weights = np.exp((part - part.max()) / self.temperature)
-        return int(self.trellis.first_token[kind] + index_of(weights, uniform))
+    def second_of_classes(self, rows: Int[np.ndarray, " n"], kinds: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """The greatest value of a class beside its greatest, in a row; minus infinity in a class of one."""
+        from quicksilver.constraints import kernels
 
-    def second_best(self, row: int, kind: int) -> float:
-        """The greatest value of a class beside its greatest; minus infinity in a class of one."""
-        part = self._of_class(row, kind)
-        return float(np.partition(part, -2)[-2]) if len(part) > 1 else -np.inf
-
-
-def index_of(weights: Float[np.ndarray, " n"], uniform: float) -> int:
-    """The index that a uniform number in (0, 1) draws by unnormalised weights."""
-    steps = weights.cumsum()
-    return int(min(np.searchsorted(steps, uniform * steps[-1], side="right"), len(weights) - 1))
+        return kernels.second_of_classes(self.values, rows, kinds, self.trellis.first_token)

@@ -26,14 +26,14 @@ from quicksilver.constraints.programme import (
     Posterior,
     Problem,
     Text,
-    best_texts,
-    posteriors,
+    best_text,
+    posterior_of,
     sample_text,
 )
 from quicksilver.constraints.scores import ClassScores
 from quicksilver.decoding.alternatives import NO_TOKEN as UNNAMED
 from quicksilver.decoding.alternatives import Alternatives, ranked
-from quicksilver.decoding.draws import Purpose, draw
+from quicksilver.decoding.draws import Purpose, draw_for_each
 from quicksilver.decoding.params import SamplingParams
 from quicksilver.decoding.policies import Policy
 from quicksilver.decoding.regions import Region, rows_of
@@ -43,6 +43,8 @@ from quicksilver.errors import EngineError
 
 EDIT_MARGIN = 1.0
 """Nats by which a text must be likelier for every draft that it changes, so that near ties do not swing."""
+_PURPOSES = (Purpose.PAIR, Purpose.CLASS, Purpose.TOKEN)
+"""Of the three numbers that a sample needs per column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -209,20 +211,15 @@ class _Found:
     """At the temperature of the distribution whose entropy is asked for."""
 
 
-def joint_candidates(requests: Sequence[ConstrainedRows], kept: Sequence[Collection[int]]) -> list[Candidates | None]:
-    """The candidates of every request's rows; None where drafts that are kept, and what is final, leave no text.
+def joint_candidates(request: ConstrainedRows, kept: Collection[int] = ()) -> Candidates | None:
+    """The candidates of a request's rows; None where drafts that are kept, and what is final, leave no text.
 
     Args:
-        requests: of one forward; what one is given does not depend on the others.
-        kept: of every request, the rows whose drafts stay as they are.
+        request: its rows.
+        kept: rows whose drafts stay as they are.
     """
-    found: list[Candidates | None] = []
-    tasks = _tasks(requests, kept)
-    solved = iter(_solved([task for each in tasks if each is not None for task in each]))
-    for request, rows, each in zip(requests, kept, tasks, strict=True):
-        joint = None if each is None else [(task, next(solved)) for task in each]
-        found.append(None if joint is None else _gathered(request, rows, joint))
-    return found
+    tasks = _tasks(request, kept)
+    return None if tasks is None else _gathered(request, kept, [(task, _solved(task)) for task in tasks])
 
 
 def first_candidates(rows: ConstrainedRows) -> Candidates:
@@ -231,52 +228,38 @@ def first_candidates(rows: ConstrainedRows) -> Candidates:
     Raises:
         EngineError: what stands on the canvas leaves no text; a sampler that starts from one cannot come there.
     """
-    (found,) = joint_candidates([rows], [()])
+    found = joint_candidates(rows)
     if found is None:
         raise EngineError("what stands on the canvas leaves no text that satisfies the constraint")
     return found
 
 
-def _tasks(requests: Sequence[ConstrainedRows], kept: Sequence[Collection[int]]) -> list[list[_Task] | None]:
-    """Of every request, those parts in which something is open; None where one of them has no text."""
-    drafts = [_drafts(request, rows, must_end=True) for request, rows in zip(requests, kept, strict=True)]
-    flat = [draft for each in drafts if each is not None for draft in each]
-    texts = iter(best_texts([problem for _, problem in flat], [part.scores for part, _ in flat]) if flat else ())
+def _tasks(request: ConstrainedRows, kept: Collection[int]) -> list[_Task] | None:
+    """Those parts in which something is open; None where one of them has no text."""
+    tasks = _drafts(request, kept, must_end=True)
+    # Not every text that is cut short by the last forward can end there.
+    return _drafts(request, kept, must_end=False) if tasks is None else tasks
+
+
+def _drafts(request: ConstrainedRows, kept: Collection[int], *, must_end: bool) -> list[_Task] | None:
     tasks = []
-    for request, rows, each in zip(requests, kept, drafts, strict=True):
-        best = None if each is None else [next(texts) for _ in each]
-        if best is None or any(text is None for text in best):
-            # Not every text that is cut short by the last forward can end there.
-            each = _drafts(request, rows, must_end=False)
-            best = None if each is None else best_texts([p for _, p in each], [part.scores for part, _ in each])
-        tasks.append(None if each is None or best is None else _whole(request.terms, each, best))
+    for part in request.parts:
+        try:
+            problem = part.problem(kept, must_end=must_end and part.region.is_last)
+        except _DoesNotFitError:
+            return None
+        if problem is None:
+            continue
+        best = best_text(problem, part.scores)
+        if best is None:
+            return None
+        tasks.append(_Task(part, request.terms, problem, best))
     return tasks
 
 
-def _drafts(request: ConstrainedRows, kept: Collection[int], *, must_end: bool) -> list[tuple[_Part, Problem]] | None:
-    try:
-        problems = [part.problem(kept, must_end=must_end and part.region.is_last) for part in request.parts]
-    except _DoesNotFitError:
-        return None
-    return [(part, each) for part, each in zip(request.parts, problems, strict=True) if each is not None]
-
-
-def _whole(terms: Terms, drafts: Sequence[tuple[_Part, Problem]], best: Sequence[Text | None]) -> list[_Task] | None:
-    found = [
-        _Task(part, terms, problem, text)
-        for (part, problem), text in zip(drafts, best, strict=True)
-        if text is not None
-    ]
-    return found if len(found) == len(drafts) else None
-
-
-def _solved(tasks: Sequence[_Task]) -> list[_Found]:
-    """Posteriors of all tasks in one sweep, those at other temperatures in a second."""
-    if not tasks:
-        return []
-    totals = [task.part.scores.totals() for task in tasks]
-    known = posteriors([task.problem for task in tasks], totals, [task.best for task in tasks])
-    return [_sampled(*each) for each in zip(tasks, totals, known, strict=True)]
+def _solved(task: _Task) -> _Found:
+    totals = task.part.scores.totals()
+    return _sampled(task, totals, posterior_of(task.problem, totals, task.best))
 
 
 def _sampled(task: _Task, totals: Float[np.ndarray, "n C"], posterior: Posterior) -> _Found:
@@ -297,8 +280,7 @@ def _sampled(task: _Task, totals: Float[np.ndarray, "n C"], posterior: Posterior
 
 def _tempered(task: _Task, scores: ClassScores) -> tuple[ClassScores, Float[np.ndarray, "n C"], Posterior]:
     totals = scores.totals()
-    (posterior,) = posteriors([task.problem], [totals], [task.best])
-    return scores, totals, posterior
+    return scores, totals, posterior_of(task.problem, totals, task.best)
 
 
 def _uniforms(task: _Task) -> Float[np.ndarray, "L 3"]:
@@ -306,9 +288,7 @@ def _uniforms(task: _Task) -> Float[np.ndarray, "L 3"]:
     terms, rows, is_open = task.terms, task.problem.rows, task.problem.is_open
     found = np.full((len(rows), 3), 0.5)
     positions = terms.positions[torch.from_numpy(task.part.rows[rows[is_open]])]
-    key = (torch.tensor(terms.seed), positions, torch.tensor(terms.step))
-    for at, purpose in enumerate((Purpose.PAIR, Purpose.CLASS, Purpose.TOKEN)):
-        found[is_open, at] = draw(purpose, *key).numpy()
+    found[is_open] = draw_for_each(_PURPOSES, terms.seed, positions, terms.step).numpy()
     return found
 
 
@@ -379,19 +359,22 @@ def _numbers(task: _Task, found: _Found, columns: Int[np.ndarray, " n"]) -> Floa
     """Confidence of candidate and of argmax, margin and entropy of the open columns."""
     scores, rows = task.part.scores, task.problem.rows[columns]
     share = found.posterior.log_share[columns]
-    at = np.arange(len(columns))
-
-    def probability(text: Text) -> Float[np.ndarray, " n"]:
-        return np.exp(share[at, text.kinds[columns]] + scores.values[rows, text.places[columns]])
-
-    argmax = probability(task.best)
-    chosen = argmax if found.chosen is task.best else probability(found.chosen)
+    argmax = _probability(task, share, task.best, columns)
+    chosen = argmax if found.chosen is task.best else _probability(task, share, found.chosen, columns)
     entropy = np.full(len(columns), np.nan)
     if task.terms.has_entropy:
         likely = _probabilities(task, scores.tempered(task.terms.measured_at), found.measured)
         entropy = -np.where(likely > 0, likely * np.log(np.where(likely > 0, likely, 1.0)), 0.0).sum(axis=1)
     # Sums of float64 may pass 1 by its last bit.
     return np.minimum(np.stack([chosen, argmax, _margin(task, found, share, rows), entropy]), [[1], [1], [1], [np.inf]])
+
+
+def _probability(
+    task: _Task, share: Float[np.ndarray, "n C"], text: Text, columns: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " n"]:
+    """Posterior, at temperature 1, of a text's tokens in open columns."""
+    values = task.part.scores.values[task.problem.rows[columns], text.places[columns]]
+    return np.exp(share[np.arange(len(columns)), text.kinds[columns]] + values)
 
 
 def _margin(
@@ -406,9 +389,9 @@ def _margin(
     second = by_class.max(axis=1)
     rest = np.exp(share[at, best] + found.totals[rows, best]) - first
     # The rest of the best one's class holds the second where it is more than that.
-    for row in (rest > second).nonzero()[0].tolist():
-        value = scores.second_best(int(rows[row]), int(best[row]))
-        second[row] = max(second[row], np.exp(share[row, best[row]] + value))
+    close = (rest > second).nonzero()[0]
+    in_class = np.exp(share[close, best[close]] + scores.second_of_classes(rows[close], best[close]))
+    second[close] = np.maximum(second[close], in_class)
     return first - second
 
 
@@ -455,7 +438,7 @@ def decide_jointly(
             if rows is None or not again:
                 continue
             is_settled = False
-            (candidates,) = joint_candidates([rows], [kept[window] | set(again)])
+            candidates = joint_candidates(rows, kept[window] | set(again))
             if candidates is None:  # a draft that was given and does not fit
                 overruled += [(window, columns[row]) for row in again]
             else:

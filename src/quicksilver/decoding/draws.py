@@ -5,8 +5,10 @@ stable absolute positions, so in-place infill keys by ``(hole << 32) | offset in
 depend on the length of another.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -31,6 +33,13 @@ def draw(
 ) -> Float[Tensor, "*shape"]:
     """One float64 uniform in (0, 1) per position."""
     return counter_uniform(int(purpose), seed, position, step)
+
+
+def draw_for_each(
+    purposes: Sequence[Purpose], seed: int, position: Int[Tensor, " N"], step: int
+) -> Float[Tensor, "N P"]:
+    """What ``draw`` gives for several purposes, side by side."""
+    return counter_uniform(torch.tensor(purposes), seed, position[:, None], step)
 
 
 def draw_per_token(

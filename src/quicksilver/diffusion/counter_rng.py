@@ -34,9 +34,11 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def counter_bits(seed: int, *counters: int | Int[Tensor, "*#shape"]) -> Int[Tensor, "*shape"]:
-    """64 pseudo-random bits as int64 for every element of the broadcast counters."""
-    state = _mix(torch.tensor(_signed(seed), dtype=torch.int64))
+def counter_bits(
+    seed: int | Int[Tensor, "*#shape"], *counters: int | Int[Tensor, "*#shape"]
+) -> Int[Tensor, "*shape"]:
+    """64 pseudo-random bits as int64 for every element of the broadcast seeds and counters."""
+    state = _mix(torch.tensor(_signed(seed), dtype=torch.int64) if isinstance(seed, int) else seed.to(torch.int64))
     for counter in counters:
         if isinstance(counter, int):  # stays on the device of the tensors before it
             state = _mix(state ^ _signed(counter))
@@ -45,7 +47,9 @@ def counter_bits(seed: int, *counters: int | Int[Tensor, "*#shape"]) -> Int[Tens
     return state
 
 
-def counter_uniform(seed: int, *counters: int | Int[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+def counter_uniform(
+    seed: int | Int[Tensor, "*#shape"], *counters: int | Int[Tensor, "*#shape"]
+) -> Float[Tensor, "*shape"]:
     """Uniform float64 draws in the open interval (0, 1), with 52 random bits.
 
     The half-step offset keeps both ends out, so ``log(u)`` and ``log(-log(u))`` are finite.

@@ -1,4 +1,4 @@
-"""The rows of a forward that constraints decide, all requests' programmes in one sweep."""
+"""The rows of a forward that constraints decide, request by request."""
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from quicksilver.decoding.constrained import ConstrainedRows, joint_candidates
+from quicksilver.decoding.constrained import ConstrainedRows, first_candidates
 from quicksilver.decoding.regions import rows_of
 from quicksilver.decoding.selection import Candidates
 from quicksilver.engine.sequence import Failure, Look, Sequence
@@ -39,6 +39,7 @@ def constrain(
     """
     if logits is None:
         return Constrained(parts, [None] * len(parts), {})
+    found = list(parts)
     rows: list[ConstrainedRows | None] = [None] * len(parts)
     failures: dict[int, Failure] = {}
     counts = [len(rows_of(look.regions)) for look in looks]
@@ -47,18 +48,8 @@ def constrain(
             continue
         terms = look.terms(sequence.params, sequence.policy)
         try:
-            rows[at] = ConstrainedRows(look.regions, own, part.to(torch.device("cpu")), terms)
-        except InputError as error:
+            one = ConstrainedRows(look.regions, own, part.to(torch.device("cpu")), terms)
+            found[at], rows[at] = first_candidates(one), one
+        except (InputError, EngineError) as error:
             failures[at] = Failure(error)
-    there = [(at, each) for at, each in enumerate(rows) if each is not None]
-    found = list(parts)
-    joint = joint_candidates([each for _, each in there], [()] * len(there))
-    for (at, _), candidates in zip(there, joint, strict=True):
-        if candidates is None:
-            failures[at] = Failure(
-                EngineError("what stands on the canvas leaves no text that satisfies the constraint")
-            )
-            rows[at] = None
-        else:
-            found[at] = candidates
     return Constrained(found, rows, failures)
