@@ -326,7 +326,7 @@ def _best_of_set(number, row, values, greatest, token_ids, first_token, first_me
     for member in range(first_member[number], first_member[number + 1]):
         kind = member_class[member]
         value = greatest[row, kind]
-        if best_place >= 0 and value < best:
+        if value < best:
             continue
         place = _best_place(values, row, first_token[kind], first_token[kind + 1])
         if best_place < 0 or value > best or token_ids[place] < token_ids[best_place]:
@@ -334,8 +334,11 @@ def _best_of_set(number, row, values, greatest, token_ids, first_token, first_me
     return best_place, best_kind
 
 
-@_kernel(_TEXT(_TABLE, _TABLE, int64, _INDEX, _INDEX, _INDEX, _INDEX, _INDEX,
-               _LOGITS, _TABLE, _INDEX, _INDEX, _INDEX, _INDEX))
+@_kernel(
+    _TEXT(
+        _TABLE, _TABLE, int64, _INDEX, _INDEX, _INDEX, _INDEX, _INDEX, _LOGITS, _TABLE, _INDEX, _INDEX, _INDEX, _INDEX
+    )
+)
 @no_type_check
 def trace_greatest(
     weights, backward, start, rows, kinds, first, other, sets,
@@ -346,31 +349,22 @@ def trace_greatest(
     states, places, found = np.empty(length + 1, np.int64), np.full(length, -1), kinds.copy()
     states[0] = start
     for column in range(length):
-        best_pair, best, best_place, best_kind = -1, -np.inf, -1, -1
+        best = -np.inf
         for pair in range(first[state], first[state + 1]):
-            value = weights[column, sets[pair]] + backward[column + 1, other[pair]]
-            if best_pair >= 0 and (value < best or (value == best and rows[column] < 0)):
+            best = max(best, weights[column, sets[pair]] + backward[column + 1, other[pair]])
+        chosen = -1
+        for pair in range(first[state], first[state + 1]):
+            if weights[column, sets[pair]] + backward[column + 1, other[pair]] < best:
                 continue
-            place, kind = -1, -1
-            if best_pair >= 0 and value == best:
-                if best_place < 0:
-                    best_place, best_kind = _best_of_set(
-                        sets[best_pair], rows[column], values, greatest, token_ids,
-                        first_token, first_member, member_class,
-                    )  # fmt: skip
-                place, kind = _best_of_set(
-                    sets[pair], rows[column], values, greatest, token_ids, first_token, first_member, member_class
-                )
-                if token_ids[place] >= token_ids[best_place]:
-                    continue
-            best_pair, best, best_place, best_kind = pair, value, place, kind
-        if rows[column] >= 0:
-            if best_place < 0:
-                best_place, best_kind = _best_of_set(
-                    sets[best_pair], rows[column], values, greatest, token_ids, first_token, first_member, member_class
-                )
-            places[column], found[column] = best_place, best_kind
-        state = other[best_pair]
+            if rows[column] < 0:
+                chosen = pair
+                break
+            place, kind = _best_of_set(
+                sets[pair], rows[column], values, greatest, token_ids, first_token, first_member, member_class
+            )
+            if chosen < 0 or token_ids[place] < token_ids[places[column]]:
+                chosen, places[column], found[column] = pair, place, kind
+        state = other[chosen]
         states[column + 1] = state
     return states, places, found
 
@@ -415,8 +409,26 @@ def _drawn_place(values, parts, row, first, stop, temperature, uniform, room):
     return first + _drawn(room, count, uniform)
 
 
-@_kernel(_TEXT(_TABLE, _TABLE, int64, _INDEX, _INDEX, _TABLE, _INDEX, _INDEX, _INDEX,
-               _LOGITS, _LOGITS, _TABLE, float64, _INDEX, _INDEX, _INDEX))
+@_kernel(
+    _TEXT(
+        _TABLE,
+        _TABLE,
+        int64,
+        _INDEX,
+        _INDEX,
+        _TABLE,
+        _INDEX,
+        _INDEX,
+        _INDEX,
+        _LOGITS,
+        _LOGITS,
+        _TABLE,
+        float64,
+        _INDEX,
+        _INDEX,
+        _INDEX,
+    )
+)
 @no_type_check
 def sample_columns(
     weights, log_backward, start, rows, kinds, uniforms, first, other, sets,

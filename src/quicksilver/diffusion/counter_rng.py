@@ -34,9 +34,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def counter_bits(
-    seed: int | Int[Tensor, "*#shape"], *counters: int | Int[Tensor, "*#shape"]
-) -> Int[Tensor, "*shape"]:
+def counter_bits(seed: int | Int[Tensor, "*#shape"], *counters: int | Int[Tensor, "*#shape"]) -> Int[Tensor, "*shape"]:
     """64 pseudo-random bits as int64 for every element of the broadcast seeds and counters."""
     state = _mix(torch.tensor(_signed(seed), dtype=torch.int64) if isinstance(seed, int) else seed.to(torch.int64))
     for counter in counters:
