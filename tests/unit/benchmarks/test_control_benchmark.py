@@ -33,7 +33,8 @@ def test_parameters_and_annotations_are_counted(control: ModuleType, parameters:
 
 
 def test_parameter_lists_become_holes(control: ModuleType) -> None:
-    text = "import os\n\n\ndef one(a):\n    pass\n\n\ndef two(a, b):\n    return a\n\n\ndef three(a, b=(1)) -> int:\n    return a\n"
+    lists = ("one(a)", "two(a, b)", "three(a, b=(1)) -> int")
+    text = "".join(f"def {each}:\n    return a\n\n\n" for each in lists)
     (found,) = control._signatures_of(text, ast.parse(text))
     assert found.before.endswith("def two(")
     assert found.behind.startswith("):\n    return a\n")
