@@ -258,14 +258,9 @@ def _drafts(request: ConstrainedRows, kept: Collection[int], *, must_end: bool) 
 
 
 def _solved(task: _Task) -> _Found:
-    totals = task.part.scores.totals()
-    return _sampled(task, totals, posterior_of(task.problem, totals, task.best))
-
-
-def _sampled(task: _Task, totals: Float[np.ndarray, "n C"], posterior: Posterior) -> _Found:
     """With a sample, if the temperature asks for one, and the posterior that entropy is measured of."""
     terms, scores, problem = task.terms, task.part.scores, task.problem
-    at_one = (scores, totals, posterior)
+    at_one = _tempered(task, scores)
     drawn = at_one if terms.temperature in (0, 1) else _tempered(task, scores.tempered(terms.temperature))
     measured = at_one if terms.measured_at == 1 else drawn
     if terms.measured_at not in (1, terms.temperature):
@@ -275,10 +270,12 @@ def _sampled(task: _Task, totals: Float[np.ndarray, "n C"], posterior: Posterior
         if terms.top_k is not None or terms.top_p is not None:
             drawn = _tempered(task, _truncated(task, drawn[0], drawn[2]))
         chosen = sample_text(problem, *drawn, _uniforms(task))
+    _, totals, posterior = at_one
     return _Found(chosen=chosen, posterior=posterior, totals=totals, measured=measured[2])
 
 
 def _tempered(task: _Task, scores: ClassScores) -> tuple[ClassScores, Float[np.ndarray, "n C"], Posterior]:
+    """Scores with their totals and posterior, as ``sample_text`` takes them."""
     totals = scores.totals()
     return scores, totals, posterior_of(task.problem, totals, task.best)
 
