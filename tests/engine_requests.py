@@ -1,11 +1,15 @@
 """Random requests for the engine, and the reference's answer to each."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
+from typing import Any
+
+import torch
 
 from quicksilver import decoding
 from quicksilver.api.network import StaleRecompute
+from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.decoding import (
     POLICY_NAMES,
     REVISION_NAMES,
@@ -23,7 +27,10 @@ from quicksilver.decoding import (
 from quicksilver.decoding.ends import Ends
 from quicksilver.diffusion.spec import DiffusionSpec, Layout, Objective
 from quicksilver.engine.request import Continuation, Filling, Request
+from quicksilver.errors import ConfigError
 from quicksilver.models.denoiser import Denoiser
+from tests.automata import random_automaton
+from tests.fakes import SPECIAL
 
 VOCAB_SIZE = 61
 FIRST_TEXT_ID = 10
@@ -107,6 +114,45 @@ def _with_cache(rng: random.Random, params: SamplingParams) -> SamplingParams:
 
 def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
     """Any request the checkpoint can serve."""
+    request = _without_constraint(rng, spec)
+    # By its own counter, as in ``_params``.
+    own = random.Random(request.params.seed + 2)
+    return constrained(own, spec, request) if own.random() < 0.3 else request
+
+
+def constrained(rng: random.Random, spec: DiffusionSpec, request: Request) -> Request:
+    """The request with constraints that it can meet, of its response or of some of its holes."""
+    params = replace(request.params, stop=None)
+    for _ in range(20):
+        if isinstance(request.task, Filling):
+            template = tuple(
+                replace(part, constraint=_automaton(rng)) if isinstance(part, Hole) and rng.random() < 0.7 else part
+                for part in request.task.template
+            )
+            found = replace(request, params=params, task=Filling(template=template))
+        else:
+            found = replace(request, params=replace(params, constraint=_automaton(rng)))
+        try:
+            for _ in _events(_flat, spec, found):  # an event may come before the constraint is looked at
+                pass
+        except ConfigError:  # no text fits
+            continue
+        return found
+    return request
+
+
+def _automaton(rng: random.Random) -> TokenAutomaton:
+    return random_automaton(
+        rng, VOCAB_SIZE, rng.randint(1, 6), eos_id=SPECIAL.eos, first_id=FIRST_TEXT_ID, density=rng.choice((0.5, 0.9))
+    )
+
+
+def _flat(token_ids: torch.Tensor, block_ids: torch.Tensor) -> torch.Tensor:
+    """A network that knows nothing."""
+    return torch.zeros(len(token_ids), VOCAB_SIZE)
+
+
+def _without_constraint(rng: random.Random, spec: DiffusionSpec) -> Request:
     params = _params(rng, spec)
     is_ar = spec.objective is Objective.AUTOREGRESSIVE
     priority = rng.choice((0, 0, 1))
@@ -131,13 +177,17 @@ def random_request(rng: random.Random, spec: DiffusionSpec) -> Request:
 
 def reference_events(denoiser: Denoiser, spec: DiffusionSpec, request: Request) -> list[Event]:
     """What the reference sampler says of a request."""
-    logits_fn, params = StaleRecompute(denoiser, spec.prediction_shift), request.params
+    return list(_events(StaleRecompute(denoiser, spec.prediction_shift), spec, request))
+
+
+def _events(logits_fn: Callable[..., Any], spec: DiffusionSpec, request: Request) -> Iterable[Event]:
+    params = request.params
     if isinstance(request.task, Filling):
-        return list(decoding.infill(logits_fn, spec, request.task.template, params))
+        return decoding.infill(logits_fn, spec, request.task.template, params)
     sampler = decoding.generate
     if spec.objective is Objective.AUTOREGRESSIVE:
         sampler = decoding.generate_autoregressive
-    return list(sampler(logits_fn, spec, request.task.prompt_ids, params))
+    return sampler(logits_fn, spec, request.task.prompt_ids, params)
 
 
 def without_rounding(events: Sequence[Event]) -> list[Event]:
