@@ -6,6 +6,7 @@ stands as it stood before ends there. Under a constraint no change breaks it: ca
 fits, and a text that changes drafts is written wholly or not at all (``constrained.decide_jointly``).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
@@ -145,7 +146,7 @@ class RandomRemasks:
         return unmasking + num_masks * self.max_changes
 
 
-class _Pair:
+class _Pair(ABC):
     """Shared by policies that are made of one that commits and a revision."""
 
     __slots__ = ()
@@ -153,8 +154,9 @@ class _Pair:
     starts_from_noise: ClassVar[bool] = False
 
     @property
+    @abstractmethod
     def parts(self) -> tuple[Policy, Revision]:
-        raise NotImplementedError
+        """What commits, and what revises."""
 
     @property
     def reads_entropy(self) -> bool:
