@@ -15,7 +15,7 @@ from quicksilver.constraints.constraint import CompileOptions, Constraint
 from quicksilver.constraints.store import Store
 from quicksilver.constraints.vocabulary import Vocabulary, vocabulary_of
 from quicksilver.constraints.worker import compile_within
-from quicksilver.errors import ConstraintTooLargeError, UsageError
+from quicksilver.errors import ConstraintTooLargeError, EngineError, UsageError
 from quicksilver.protocol.constraints import ConstraintFields
 from quicksilver.server.config import ServerConfig
 from quicksilver.server.errors import as_api_error, overloaded
@@ -55,6 +55,7 @@ class Constraints:
 
         Raises:
             ApiError: it cannot be; ``param`` of the error as given.
+            EngineError: no process could be started to compile it in.
         """
         try:
             return await self._task(constraint)
@@ -116,6 +117,10 @@ class Constraints:
                 f"the constraint took longer than max_seconds={seconds:g} to compile: lower lengths and counts"
             ) from None
         except anyio.BrokenWorkerProcess as error:
+            if error.args:  # of a process that could not begin; one that dies at work says nothing
+                raise EngineError(
+                    f"no process to compile constraints in could be started: {error.__cause__ or error}"
+                ) from error
             raise ConstraintTooLargeError(
                 "the process that compiled the constraint died: most likely it takes too much memory"
             ) from error
