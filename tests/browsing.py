@@ -100,6 +100,17 @@ class Playground:
         self.find("template").clear()
         self.find("template").send_keys(text)
 
+    def constrain(self, kind: str, text: str | None = None) -> None:
+        """By a kind of constraint; None leaves the text that is there."""
+        Select(self.find("constraint-kind")).select_by_value(kind)
+        if text is not None:
+            self.constraint_text.clear()
+            self.constraint_text.send_keys(text)
+
+    @property
+    def constraint_text(self) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, "#constraint textarea")
+
     def press(self, *keys: str) -> None:
         """Wherever the focus is."""
         ActionChains(self.driver).send_keys(*keys).perform()

@@ -254,6 +254,77 @@ def test_the_same_request_as_code(page, url, text, capsys):
     assert (printed if text == TEMPLATE else text + printed) == shown + "\n"
 
 
+SCHEMA = '{"type": "object", "properties": {"x": {"type": "integer", "minimum": -1}, "y": {"const": null}}}'
+CONSTRAINTS = {
+    "json_schema": (
+        SCHEMA,
+        {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "answer", "schema": json.loads(SCHEMA), "strict": True},
+            }
+        },
+    ),
+    "regex": (r"[a-c]{2,4}\(\)", {"regex": r"[a-c]{2,4}\(\)"}),
+    "choice": ("left side\nright 'side'\n", {"choice": ["left side", "right 'side'"]}),
+}
+
+
+@pytest.mark.parametrize("text", ["x = <FILL>\n", "x = "])
+@pytest.mark.parametrize("kind", CONSTRAINTS)
+def test_a_constraint_is_kept_and_stands_in_the_code(page, url, kind, text, capsys):
+    written, fields = CONSTRAINTS[kind]
+    page.write(text)
+    page.lane().choose(seed=3, temperature=1)
+    page.constrain(kind, written)
+    page.run()
+    lane = page.lane()
+    lane.wait_for_playback()
+    rest = shlex.split(page.find("curl").get_property("textContent"))
+    body = json.loads(rest[rest.index("-d") + 1])
+    assert {name: body[name] for name in fields} == fields
+    found = answer(url, rest[1].removeprefix(url), **body)
+    assert found.get("text", text + found.get("choices", [{"text": ""}])[0]["text"]) == lane.text
+    assert lane.metric("finish") == "stop"
+    exec(compile(page.find("python").get_property("textContent"), "playground", "exec"), {})
+    assert ("" if "FILL" in text else text) + capsys.readouterr().out == lane.text + "\n"
+
+
+def test_constraints_are_kept_by_kind_and_none_is_none(page, url):
+    page.constrain("regex", "[xyz]+")
+    page.constrain("choice")
+    assert page.constraint_text.get_property("value") == "min\nmax\nsum"
+    page.constrain("regex")
+    assert page.constraint_text.get_property("value") == "[xyz]+"
+    assert '"regex": "[xyz]+"' in page.find("curl").get_property("textContent")
+    page.constrain("")
+    assert not page.constraint_text.is_displayed()
+    assert "[xyz]" not in page.find("curl").get_property("textContent")
+
+
+@pytest.mark.parametrize("text", ['{"type": ', '{"minimum": 12345678901234567890}', '{"minimum": 1e999}'])
+def test_a_schema_that_is_no_json_is_not_sent(page, text):
+    page.constrain("json_schema", text)
+    assert "The schema is no JSON" in page.find("curl").text
+    page.run(until="The schema is no JSON")
+    assert page.constraint_text.get_attribute("aria-invalid") == "true"
+    page.constrain("json_schema", "true")
+    assert page.constraint_text.get_attribute("aria-invalid") is None
+    assert '"schema": true' in page.find("curl").text
+    assert '"schema": True' in page.find("python").text
+
+
+def test_a_constraint_that_cannot_be_is_marked(page):
+    page.constrain("regex", "(a")
+    page.run(until="A failed")
+    assert page.constraint_text.get_attribute("aria-invalid") == "true"
+    assert page.lane().find(".error").is_displayed()
+    [complaint] = page.complaints()
+    assert "status of 400" in complaint
+    page.constrain("regex", "(a)")
+    assert page.constraint_text.get_attribute("aria-invalid") is None
+
+
 def test_texts_are_copied(page, url):
     origin = {"origin": url, "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
     page.driver.execute_cdp_cmd("Browser.grantPermissions", origin)
@@ -309,6 +380,7 @@ def test_text_can_be_read_on_every_colour(page, scheme):
 def test_nothing_is_wider_than_the_window(page, width):
     page.emulate(width=width)
     page.find("compare").click()
+    page.constrain("json_schema")
     page.run(until="B is done")
     assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
 

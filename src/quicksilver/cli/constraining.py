@@ -51,19 +51,7 @@ def _schema(file: Path) -> dict[str, object]:
 
 def described(fields: ConstraintFields | None) -> "Constraint | None":
     """The same for a model in this process."""
-    from quicksilver.constraints.choice import Choice
-    from quicksilver.constraints.grammar import Grammar
-    from quicksilver.constraints.json_schema.schema import JsonSchema
-    from quicksilver.constraints.regex import Regex
+    from quicksilver.api.constraint_fields import wanted_constraint
 
-    match fields:
-        case ConstraintFields(response_format=ResponseFormat(json_schema=form)) if form is not None:
-            return JsonSchema({} if form.schema_ is None else form.schema_, strict=True)
-        case ConstraintFields(regex=str(regex)):
-            return Regex(regex)
-        case ConstraintFields(grammar=str(grammar), grammar_syntax=syntax):
-            return Grammar(grammar, syntax)
-        case ConstraintFields(choice=list(choice)):
-            return Choice(tuple(choice))
-        case _:
-            return None
+    wanted = None if fields is None else wanted_constraint(fields)
+    return None if wanted is None else wanted.constraint

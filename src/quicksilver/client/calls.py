@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 
 from quicksilver.client.options import NO_OPTIONS, RequestOptions
 from quicksilver.client.replies import Reply, read_decisions, read_infill, read_models, read_reply
-from quicksilver.errors import ConfigError, InputError
+from quicksilver.errors import InputError
 from quicksilver.protocol.chat import Message
 from quicksilver.protocol.decisions import StateDecisions, StateQuestion, Told
 from quicksilver.protocol.infill import HoleLimits, InfillResponse
@@ -80,8 +80,6 @@ def infill(
     repairs: int | None = None,
 ) -> Call[InfillResponse]:
     """All holes of a template; a route of Quicksilver's server."""
-    if options.stop:
-        raise ConfigError("stop does not apply to holes: the text after a hole ends it")
     body = _body(model, None, 1, options) | {"template": template, "mark": mark}
     if holes is not None:
         body["holes"] = [hole.model_dump(mode="json", by_alias=True, exclude_defaults=True) for hole in holes]

@@ -39,7 +39,7 @@ from quicksilver.decoding.policies import (
 )
 from quicksilver.decoding.policy_names import POLICY_NAMES, REVISION_NAMES, make_policy
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
-from quicksilver.decoding.revising import (
+from quicksilver.decoding.revisions import (
     JointThreshold,
     MaskAndRepredict,
     RandomRemasks,

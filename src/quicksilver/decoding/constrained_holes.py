@@ -40,6 +40,7 @@ def fitting_length(lattice: Lattice, number: int, wanted: int, most: int) -> int
     """
     found = lattice.lengths(most)
     if not found:
+        _require_room(lattice, number, f"max_length is {most}", most)
         raise ConfigError(f"the constraint of hole {number} has no text of 1 to {most} tokens")
     return min(found, key=lambda length: (abs(length - wanted), length))
 
@@ -50,9 +51,16 @@ def require_text(lattice: Lattice, number: int, token_ids: Sequence[int]) -> Non
     ``NO_TOKEN`` stands for what is to be found.
     """
     if not lattice.has_text(token_ids):
+        _require_room(lattice, number, f"length is {len(token_ids)}", len(token_ids))
         kept = sum(token != NO_TOKEN for token in token_ids)
         around = f" around {kept} frozen tokens" if kept else ""
         raise ConfigError(f"the constraint of hole {number} has no text of {len(token_ids)} tokens{around}")
+
+
+def _require_room(lattice: Lattice, number: int, given: str, most: int) -> None:
+    least = int(lattice.distance[lattice.start])
+    if least > most:
+        raise ConfigError(f"the constraint of hole {number} needs at least {least} tokens, {given}")
 
 
 def constrained_changes(

@@ -15,7 +15,7 @@ from quicksilver.decoding.guidance import Guidance
 from quicksilver.decoding.kept_rows import Cache
 from quicksilver.decoding.policies import Policy
 from quicksilver.decoding.policy_names import make_policy
-from quicksilver.decoding.revising import edits_tokens
+from quicksilver.decoding.revisions import edits_tokens
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
 from quicksilver.errors import ConfigError
 

@@ -1,7 +1,7 @@
 """Policies: what is committed, edited or remasked at a step, with the parameters of one request each.
 
-A policy is a frozen dataclass; the tensor work is in ``rules`` and ``revision``. ``decide`` answers for a whole batch
-in which every row has its own policy and parameters.
+A policy is a frozen dataclass; the tensor work is in ``rules`` and ``revision_rules``. ``decide`` answers for a whole
+batch in which every row has its own policy and parameters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from quicksilver.decoding import revision, rules
+from quicksilver.decoding import revision_rules, rules
 from quicksilver.decoding.draws import Purpose, draw
 from quicksilver.decoding.row_parameters import at_least, bools, by_kind, floats, fraction, ints, of_kind
 from quicksilver.decoding.window import Decision, Window
@@ -253,7 +253,7 @@ class Timesteps(_Ordered):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Renoise:
-    """See ``revision.renoise``. Needs a checkpoint trained on uniform noise."""
+    """See ``revision_rules.renoise``. Needs a checkpoint trained on uniform noise."""
 
     bound: float = 0.1
     """Nats."""
@@ -283,7 +283,7 @@ class Renoise:
     @classmethod
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
         same = of_kind(cls, policies)
-        return revision.renoise(
+        return revision_rules.renoise(
             window,
             bound=floats((p.bound for p in same), window),
             settle_entropy=floats((p.settle_entropy for p in same), window),
@@ -307,7 +307,7 @@ class RemaskRate(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReMDM:
-    """See ``revision.remdm``. Valid for any mask-trained checkpoint; quality rises with ``steps``."""
+    """See ``revision_rules.remdm``. Valid for any mask-trained checkpoint; quality rises with ``steps``."""
 
     steps: int = 32
     """Forwards per block."""
@@ -343,7 +343,7 @@ class ReMDM:
     def decide_rows(cls, window: Window, policies: Sequence[Policy]) -> Decision:
         same = of_kind(cls, policies)
         loops = [p.loop or (1.0, 1.0) for p in same]
-        return revision.remdm(
+        return revision_rules.remdm(
             window,
             steps=ints((p.steps for p in same), window),
             eta=floats((p.eta for p in same), window),

@@ -17,7 +17,7 @@ from quicksilver.decoding.policies import (
     SelfSpeculative,
     Timesteps,
 )
-from quicksilver.decoding.revising import (
+from quicksilver.decoding.revisions import (
     JointThreshold,
     MaskAndRepredict,
     RandomRemasks,
@@ -63,7 +63,7 @@ _REMDM = {
     "remdm_conf": RandomRemasks(by_confidence=True, eta=1.0),
 }
 REVISION_NAMES: tuple[str, ...] = ("none", "edit", "remask", *_REMDM)
-"""What may happen to drafts, beside any policy that does not revise by itself; see ``revising``."""
+"""What may happen to drafts, beside any policy that does not revise by itself; see ``revisions``."""
 
 
 def make_policy(

@@ -25,7 +25,7 @@ from quicksilver.decoding.params import SamplingParams, end_ids, forbidden_token
 from quicksilver.decoding.policies import decide
 from quicksilver.decoding.protocol import CanvasLogits, ConditionedLogits, StaleLogits
 from quicksilver.decoding.regions import ConstrainedResponse, Region, constrained_response, rows_of
-from quicksilver.decoding.revision import take_argmax
+from quicksilver.decoding.revision_rules import take_argmax
 from quicksilver.decoding.selection import Candidates, distribution, select
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.diffusion.spec import DiffusionSpec

@@ -91,11 +91,11 @@ class DecodingDefaults:
     threshold: float = 0.9
     edit_threshold: float = 0.9
     max_edits: int | None = 2
-    """Of a position, see ``decoding.revising.TokenEdits``."""
+    """Of a position, see ``decoding.revisions.TokenEdits``."""
     max_post_steps: int = 4
     """Forwards of a block after its last mask is gone, see there."""
     revision: str = "none"
-    """What may happen to drafts, see ``decoding.revising``; policies that revise by themselves do not read it."""
+    """What may happen to drafts, see ``decoding.revisions``; policies that revise by themselves do not read it."""
     temperature: float = 0.0
     sub_block_length: int | None = None
     """Tokens of a block that are decided together, left to right, though all of the block is seen; None: all of it."""

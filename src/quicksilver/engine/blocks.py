@@ -149,7 +149,7 @@ class BlockSequence(WindowSequence):
     def whole_canvas(self) -> Canvas:
         return Canvas.join([self._prompt, *self._written, self.canvas])
 
-    def _twin(self, guidance: Guidance) -> Twin | None:
+    def _make_twin(self, guidance: Guidance) -> Twin | None:
         count = len(self.context_ids)
         context = self.context_blocks(count)
         context = torch.arange(count) if context is None else context

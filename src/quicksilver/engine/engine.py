@@ -23,7 +23,7 @@ from quicksilver.engine.load import Load
 from quicksilver.engine.pages import PagePool
 from quicksilver.engine.request import Continuation, Request, Usage
 from quicksilver.engine.runner import Runner, Turn
-from quicksilver.engine.scheduler import Scheduler, SchedulerConfig
+from quicksilver.engine.scheduler import Scheduler, SchedulerConfig, rows_taken
 from quicksilver.engine.sequence import Failure, Outcome
 from quicksilver.engine.sequence import Sequence as RunningRequest
 from quicksilver.engine.speculation import SpeculativeSequence
@@ -213,10 +213,7 @@ class Engine:
         now = self.clock()
         shares = self._scheduler.plan()
         self._load.num_running = self._scheduler.num_running
-        self._num_rows = sum(
-            share.num_context + (self._tickets[share.job_id].sequence.num_window if share.has_window else 0)
-            for share in shares
-        )
+        self._num_rows = sum(rows_taken(self._tickets[share.job_id].sequence, share) for share in shares)
         turns = []
         for share in shares:
             ticket = self._tickets[share.job_id]

@@ -1,6 +1,7 @@
 """The second rows of guided requests, packed behind all others, and what they say about the rows that are decided."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -11,30 +12,35 @@ from quicksilver.engine.head import GuidedRows
 from quicksilver.engine.sequence import Look, Sequence
 
 
-def twins(looks: Seq[Look | None]) -> list[Twin]:
-    """What the second rows of a forward see, in order."""
-    return [look.twin for look in looks if look is not None and look.twin is not None]
+@dataclass(frozen=True, slots=True)
+class TwinRows:
+    """The second rows of a forward."""
+
+    twins: tuple[Twin, ...]
+    """What they see, in order."""
+    index: tuple[int | None, ...]
+    """The packed row of a twin for every open column that has one; None: nothing predicts its token."""
 
 
-def twin_rows(looks: Seq[Look | None], first: int, prediction_shift: int) -> list[int | None]:
-    """The packed row of a twin for every open column that has one; None: nothing predicts its token.
+def twin_rows(looks: Seq[Look], first: int, prediction_shift: int) -> TwinRows:
+    """The second rows that looks ask for.
 
     Args:
-        looks: of the forward's turns.
+        looks: of the forward.
         first: the first twin's first row.
         prediction_shift: of the checkpoint.
     """
-    start, found = first, list[int | None]()
-    for look in looks:
-        if look is not None and look.twin is not None:
-            places = [column + look.twin.moved - prediction_shift for column in look.open_columns]
-            found += [start + place if place >= 0 else None for place in places]
-            start += len(look.twin.token_ids)
-    return found
+    guided = [(look, look.twin) for look in looks if look.twin is not None]
+    start, index = first, list[int | None]()
+    for look, twin in guided:
+        places = [column + twin.moved - prediction_shift for column in look.open_columns]
+        index += [start + place if place >= 0 else None for place in places]
+        start += len(twin.token_ids)
+    return TwinRows(tuple(twin for _, twin in guided), tuple(index))
 
 
 def guided_rows(
-    sequences: Seq[Sequence], looks: Seq[Look], hidden: Float[Tensor, "T D"], index: Seq[int | None]
+    sequences: Seq[Sequence], looks: Seq[Look], hidden: Float[Tensor, "T D"], second: TwinRows
 ) -> GuidedRows | None:
     """What guides the decided rows; None: nothing.
 
@@ -42,7 +48,7 @@ def guided_rows(
         sequences: whose rows are decided.
         looks: one of each.
         hidden: all packed rows.
-        index: ``twin_rows``.
+        second: of the looks.
     """
     rows, scale, added_rows, added, start = [], [], [], [], 0
     for sequence, look in zip(sequences, looks, strict=True):
@@ -56,7 +62,7 @@ def guided_rows(
         start = here.stop
     if not (rows or added_rows):
         return None
-    device = hidden.device
+    device, index = hidden.device, second.index
     is_predicted = torch.tensor([at is not None for at in index], dtype=torch.bool, device=device)
     others = hidden[torch.tensor([at or 0 for at in index], dtype=torch.int64, device=device)]
     return GuidedRows(

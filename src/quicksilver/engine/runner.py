@@ -25,7 +25,7 @@ from quicksilver.engine.attention import PagedAttention, PageMemory, RequestRows
 from quicksilver.engine.causal import TokenSequence
 from quicksilver.engine.constraining import Constrained, constrain
 from quicksilver.engine.filling import FillingSequence
-from quicksilver.engine.guiding import guided_rows, twin_rows, twins
+from quicksilver.engine.guiding import TwinRows, guided_rows, twin_rows
 from quicksilver.engine.head import HeadParams, choose
 from quicksilver.engine.network import Lead, Network, network_of
 from quicksilver.engine.pages import PageTable
@@ -111,16 +111,17 @@ class Runner:
 
         A turn without a look has an outcome only if its rows came to nothing: then its pages must not be shared.
         """
-        hidden = self._forward(turns)
+        deciding = [turn for turn in turns if turn.look is not None]
+        looks = [turn.look for turn in deciding if turn.look is not None]
+        second = twin_rows(looks, sum(turn.num_rows for turn in turns), self._spec.prediction_shift)
+        hidden = self._forward(turns, second)
         spoiled = _spoiled_prefills(turns, hidden)
         self._keep_last_rows(turns, hidden)
-        deciding = [turn for turn in turns if turn.look is not None]
         if not deciding:
             return spoiled
-        looks = [turn.look for turn in deciding if turn.look is not None]
         counts = [len(look.open_columns) for look in looks]
         sequences = [turn.sequence for turn in deciding]
-        guided = guided_rows(sequences, looks, hidden, self._twin_rows(turns))
+        guided = guided_rows(sequences, looks, hidden, second)
         params = replace(self._head_params(sequences, looks, counts), guided=guided)
         chosen = choose(self._denoiser, self._decided_rows(turns, hidden), params, self._row_multiple)
         candidates, watched = chosen.candidates, chosen.watched
@@ -134,7 +135,7 @@ class Runner:
             outcomes = _with_predicted(outcomes, deciding, chosen.predicted.split(counts))
         return spoiled + outcomes
 
-    def _forward(self, turns: Seq[Turn]) -> Float[Tensor, "T D"]:
+    def _forward(self, turns: Seq[Turn], second: TwinRows) -> Float[Tensor, "T D"]:
         ids, positions, rows, start = [], [], [], 0
         for turn in turns:
             sequence, share, count = turn.sequence, turn.share, turn.num_rows
@@ -162,7 +163,7 @@ class Runner:
                 )
             )
             start += count
-        for twin in twins([turn.look for turn in turns]):
+        for twin in second.twins:
             ids.append(twin.token_ids)
             positions.append(torch.arange(len(twin.token_ids)))
             end = start + len(twin.token_ids)
@@ -180,10 +181,10 @@ class Runner:
             nullcontext() if self._lead is None else self._lead.leading(token_ids, at, rows, is_strict=self._is_strict)
         ):
             if isinstance(self.network, FusedDenoiser):
-                return self.network(token_ids, at, attention, self._read_rows(turns, token_ids.shape[1]))[0]
+                return self.network(token_ids, at, attention, self._read_rows(turns, second, token_ids.shape[1]))[0]
             return self.network(token_ids, at, attention)[0]
 
-    def _read_rows(self, turns: Seq[Turn], num_rows: int) -> Int[Tensor, " N"] | None:
+    def _read_rows(self, turns: Seq[Turn], second: TwinRows, num_rows: int) -> Int[Tensor, " N"] | None:
         """The rows whose hidden state anything reads; None: all, or they must not depend on which these are."""
         if self._is_strict or self._lead is not None:
             return None
@@ -194,12 +195,8 @@ class Runner:
             elif turn.share.num_context and self._spec.prediction_shift:
                 read.add(start + turn.share.num_context - 1)
             start += turn.num_rows
-        read.update(at for at in self._twin_rows(turns) if at is not None)
+        read.update(at for at in second.index if at is not None)
         return None if len(read) == num_rows else torch.tensor(sorted(read))
-
-    def _twin_rows(self, turns: Seq[Turn]) -> list[int | None]:
-        first = sum(turn.num_rows for turn in turns)
-        return twin_rows([turn.look for turn in turns], first, self._spec.prediction_shift)
 
     def _canvas_rows(self, turns: Seq[Turn], num_rows: int) -> CanvasRows:
         """Which rows are of windows, and what the step before predicted there."""

@@ -74,6 +74,11 @@ class Job(Protocol):
         ...
 
     @property
+    def num_twin(self) -> int:
+        """Further rows of that forward, of which nothing is kept: those of guidance."""
+        ...
+
+    @property
     def num_slots(self) -> int:
         """Positions of the window that need a place in pages: all of them, or none where nothing is ever kept."""
         ...
@@ -109,7 +114,7 @@ class SchedulerConfig:
     """Limits of one engine."""
 
     row_budget: int
-    """Rows of one forward, from the measured cost curve. A single window may exceed it."""
+    """Rows of one forward, from the measured cost curve. A single window may exceed it, with its twin."""
     max_running: int = 64
     max_waiting: int = 1024
 
@@ -130,6 +135,11 @@ class Share:
     """Context rows of this forward, behind them."""
     has_window: bool
     """Whether the window's rows follow. If so, all context is cached or among the rows."""
+
+
+def rows_taken(job: Job, share: Share) -> int:
+    """Rows of a forward that a share takes, those of guidance included."""
+    return share.num_context + (job.num_window + job.num_twin if share.has_window else 0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -236,7 +246,7 @@ class Scheduler:
                 continue
             shares.append(share)
             chosen.add(entry.job.job_id)
-            left -= share.num_context + (entry.job.num_window if share.has_window else 0)
+            left -= rows_taken(entry.job, share)
             entry.forwards_waited = 0
         return sorted(shares, key=lambda each: each.job_id)
 
@@ -273,7 +283,7 @@ class Scheduler:
         """The rows this request gets of those left, or none."""
         job, num_cached = entry.job, entry.table.num_final
         missing = len(job.context_ids) - num_cached if job.salt is not None else 0
-        if missing + job.num_window <= left or (is_first and missing == 0):
+        if missing + job.num_window + job.num_twin <= left or (is_first and missing == 0):
             return Share(job_id=job.job_id, num_cached=num_cached, num_context=missing, has_window=True)
         end = num_cached + missing
         if missing > left:

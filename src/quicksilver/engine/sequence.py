@@ -197,6 +197,11 @@ class Sequence(ABC):
         ...
 
     @property
+    def num_twin(self) -> int:
+        """Rows of the coming forward behind all others, that guidance compares the window's with."""
+        return 0
+
+    @property
     def window_columns(self) -> Tensor | None:
         """Where in the window those rows stand; None: they are all of it."""
         return None
@@ -290,6 +295,9 @@ class WindowSequence(Sequence):
         self.run.ledger = self.ledger
         self.state: list[int] = []
         """States of the window, as a list."""
+        self._twin: Twin | None = None
+        self._twin_of: Canvas | None = None
+        """The window that ``_twin`` belongs to: the scheduler asks for its size before the look takes it."""
 
     @property
     def reads_entropy(self) -> bool:
@@ -302,6 +310,11 @@ class WindowSequence(Sequence):
     @property
     def num_window(self) -> int:
         return len(self.state)
+
+    @property
+    def num_twin(self) -> int:
+        twin = self.twin
+        return 0 if twin is None else len(twin.token_ids)
 
     @property
     def num_masks(self) -> int:
@@ -344,7 +357,7 @@ class WindowSequence(Sequence):
             positions=tuple(positions[column] for column in columns),
             is_forced=self.is_forced,
             adjustments=self._adjustments(len(columns)),
-            twin=None if guidance is None else self._twin(guidance),
+            twin=self.twin,
             added=None if guidance is None else self._added(guidance, columns),
             regions=self._regions(columns),
         )
@@ -354,7 +367,15 @@ class WindowSequence(Sequence):
         """Everything that the window's rows see, and the window."""
         return self.canvas
 
-    def _twin(self, guidance: Guidance) -> Twin | None:
+    @property
+    def twin(self) -> Twin | None:
+        """What a second row of the coming forward sees; None: there is none."""
+        guidance = self.params.guidance
+        if guidance is not None and self._twin_of is not self.canvas:
+            self._twin, self._twin_of = self._make_twin(guidance), self.canvas
+        return self._twin
+
+    def _make_twin(self, guidance: Guidance) -> Twin | None:
         """Of a canvas under full attention."""
         return twin_of(guidance, self.spec, self.whole_canvas, None)
 

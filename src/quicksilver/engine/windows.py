@@ -18,7 +18,7 @@ from quicksilver.decoding.canvas import Canvas, State
 from quicksilver.decoding.constrained import ConstrainedRows, decide_jointly
 from quicksilver.decoding.ends import hold_ends
 from quicksilver.decoding.policies import Policy, decide
-from quicksilver.decoding.revision import take_argmax
+from quicksilver.decoding.revision_rules import take_argmax
 from quicksilver.decoding.selection import Candidates
 from quicksilver.decoding.window import Decision, Window
 from quicksilver.diffusion.spec import SpecialIds

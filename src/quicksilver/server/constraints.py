@@ -8,25 +8,19 @@ import anyio
 import anyio.to_process
 
 from quicksilver.api import Model
+from quicksilver.api.constraint_fields import wanted_constraint
 from quicksilver.constraints.automaton import TokenAutomaton
-from quicksilver.constraints.choice import Choice
 from quicksilver.constraints.compiling import fingerprint_of
 from quicksilver.constraints.constraint import CompileOptions, Constraint
-from quicksilver.constraints.grammar import Grammar
-from quicksilver.constraints.json_schema.schema import JsonSchema
-from quicksilver.constraints.python_types import PYTHON_TYPES
-from quicksilver.constraints.regex import Regex
 from quicksilver.constraints.store import Store
 from quicksilver.constraints.vocabulary import Vocabulary, vocabulary_of
 from quicksilver.constraints.worker import compile_within
-from quicksilver.errors import ConstraintTooLargeError, UsageError
-from quicksilver.protocol.constraints import ConstraintFields, ResponseFormat
-from quicksilver.protocol.infill import HoleLimits
+from quicksilver.errors import ConstraintTooLargeError, EngineError, UsageError
+from quicksilver.protocol.constraints import ConstraintFields
 from quicksilver.server.config import ServerConfig
-from quicksilver.server.errors import ApiError, as_api_error, overloaded
+from quicksilver.server.errors import as_api_error, overloaded
 from quicksilver.server.metrics import Metrics
 
-ANY_OBJECT = JsonSchema({"type": "object"})
 _AT_ONCE = 2
 """Processes that compile."""
 _GRACE_S = 15.0
@@ -50,14 +44,18 @@ class Constraints:
         Raises:
             ApiError: they contradict each other, or what they ask cannot be had; ``param`` names the field.
         """
-        found = constraint_of(fields)
-        return None if found is None else await self.compiled(found[1], param=found[0])
+        try:
+            wanted = wanted_constraint(fields)
+        except UsageError as error:
+            raise as_api_error(error, fields=frozenset(fields.model_fields_set)) from error
+        return None if wanted is None else await self.compiled(wanted.constraint, param=wanted.field)
 
     async def compiled(self, constraint: Constraint, *, param: str) -> TokenAutomaton:
         """A constraint compiled.
 
         Raises:
             ApiError: it cannot be; ``param`` of the error as given.
+            EngineError: no process could be started to compile it in.
         """
         try:
             return await self._task(constraint)
@@ -119,37 +117,12 @@ class Constraints:
                 f"the constraint took longer than max_seconds={seconds:g} to compile: lower lengths and counts"
             ) from None
         except anyio.BrokenWorkerProcess as error:
+            if error.args:  # of a process that could not begin; one that dies at work says nothing
+                raise EngineError(
+                    f"no process to compile constraints in could be started: {error.__cause__ or error}"
+                ) from error
             raise ConstraintTooLargeError(
                 "the process that compiled the constraint died: most likely it takes too much memory"
             ) from error
         finally:
             self._metrics.compiling.observe(time.monotonic() - started)
-
-
-def constraint_of(fields: ConstraintFields) -> tuple[str, Constraint] | None:
-    """The field that asks for a constraint, and the constraint; raises ApiError if there are two."""
-    found: list[tuple[str, Constraint]] = []
-    if fields.response_format is not None and fields.response_format.type != "text":
-        found.append(("response_format", _of_format(fields.response_format)))
-    if fields.regex is not None:
-        found.append(("regex", Regex(fields.regex)))
-    if fields.grammar is not None:
-        found.append(("grammar", Grammar(fields.grammar, fields.grammar_syntax)))
-    if fields.choice is not None:
-        found.append(("choice", Choice(tuple(fields.choice))))
-    if isinstance(fields, HoleLimits) and fields.type is not None:
-        found.append(("type", PYTHON_TYPES[fields.type]))
-    if len(found) > 1:
-        names = [name for name, _ in found]
-        message = f"{' and '.join(names)} contradict each other: an answer has one constraint"
-        raise ApiError(400, message, param=names[1], code="invalid_value")
-    return found[0] if found else None
-
-
-def _of_format(form: ResponseFormat) -> Constraint:
-    if form.type == "json_object":
-        return ANY_OBJECT
-    if form.json_schema is None or form.json_schema.schema_ is None:
-        message = "response_format of type json_schema needs json_schema with a schema"
-        raise ApiError(400, message, param="response_format", code="invalid_value")
-    return JsonSchema(form.json_schema.schema_, strict=bool(form.json_schema.strict))

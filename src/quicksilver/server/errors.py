@@ -120,8 +120,18 @@ def as_api_error(error: Exception, *, fields: frozenset[str] = frozenset(), retr
             return ApiError(500, "the server failed; its log says why", kind="server_error", code="internal_error")
 
 
+_ALSO_CALLED = {
+    "max_tokens": ("max_completion_tokens",),
+    "max_length": ("max_tokens", "max_completion_tokens", "holes"),
+    "length": ("holes",),
+}
+"""What requests call, or keep inside, what messages name."""
+
+
 def _named(message: str, fields: frozenset[str]) -> str | None:
-    return next((word for word in re.findall(r"\w+", message) if word in fields), None)
+    words = re.findall(r"\w+", message)
+    names = (name for word in words for name in (*_ALSO_CALLED.get(word, ()), word))
+    return next((name for name in names if name in fields), None)
 
 
 def to_response(error: ApiError) -> JSONResponse:

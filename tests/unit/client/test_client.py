@@ -175,13 +175,12 @@ def test_infill_sends_what_is_known_of_each_hole(connect):
     body = {"id": "i", "created": 1, "model": "m", "text": "ab", "holes": [], "finish_reason": "stop", "usage": usage}
     script = Script(httpx.Response(200, json=body))
     holes = [HoleLimits(length=2), HoleLimits(draft="x")]
-    filled = connect(script).ask("infill", "?a?", mark="?", holes=holes, layout="psm")
+    options = RequestOptions(stop=("\n",))
+    filled = connect(script).ask("infill", "?a?", mark="?", holes=holes, layout="psm", options=options)
     assert (filled.text, filled.usage.total_tokens, filled.usage.nfe) == ("ab", 3, None)
     assert script.bodies == [
-        {"template": "?a?", "mark": "?", "holes": [{"length": 2}, {"draft": "x"}], "layout": "psm"}
+        {"template": "?a?", "mark": "?", "holes": [{"length": 2}, {"draft": "x"}], "layout": "psm", "stop": ["\n"]}
     ]
-    with pytest.raises(ConfigError, match="stop"):
-        connect(script).ask("infill", "?", options=RequestOptions(stop=("a",)))
 
 
 def test_choices_come_in_their_order(connect):

@@ -82,6 +82,32 @@ def test_guided_requests_in_a_mixed_batch_have_the_events_of_the_reference(name)
         assert without_rounding(ticket.events) == without_rounding(expected)
 
 
+@pytest.mark.parametrize("name", ["causal context", "in place"])
+def test_second_rows_count_against_the_row_budget_while_there_are_any(name) -> None:
+    spec, denoiser = SPECS[name], random_denoiser(seed=1)
+    task = Continuation(prompt_ids=(20, 21, 22, 23))
+    policy = make_policy("fixed_steps", steps=4)
+    params = SamplingParams(max_tokens=8, block_length=8, policy=policy)
+    until_half = replace(params, guidance=Guidance(scale=2.0, until=0.5))
+
+    def rows(params: SamplingParams, num_requests: int) -> list[int]:
+        engine = Engine(denoiser, spec, EngineConfig(row_budget=30))
+        for _ in range(num_requests):
+            engine.submit(Request(task=task, params=params))
+        found = []
+        while engine.num_requests:
+            engine.step()
+            found.append(engine.num_rows)
+        return found
+
+    # Behind a causal context the second row has no prompt, in place it has one of masks.
+    context, window = (4, 8) if name == "causal context" else (0, 12)
+    assert rows(params, 1) == [context + window, window, window, window]
+    assert rows(until_half, 1) == [context + 2 * window, 2 * window, window, window]
+    assert max(rows(until_half, 3)) <= 30
+    assert sum(rows(until_half, 3)) == 3 * sum(rows(until_half, 1))
+
+
 def test_guidance_changes_what_is_written_and_ends_with_its_share() -> None:
     spec, denoiser = SPECS["causal context"], random_denoiser(seed=1)
     task = Continuation(prompt_ids=(20, 21, 22, 23))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quicksilver.engine.pages import PagePool
-from quicksilver.engine.scheduler import CAUSAL, Grid, Job, Scheduler, SchedulerConfig, Share
+from quicksilver.engine.scheduler import CAUSAL, Grid, Job, Scheduler, SchedulerConfig, Share, rows_taken
 from quicksilver.errors import ConfigError, EngineError, OverloadedError
 
 
@@ -27,6 +27,7 @@ class FakeJob:
     grid: Grid = CAUSAL
     salt: bytes | None = b""
     refresh_every: int = 0
+    num_twin: int = 0
     shares: list[Share] = field(default_factory=list)
     num_masks: int = 0
 
@@ -122,6 +123,26 @@ def test_a_single_window_may_exceed_the_budget():
     scheduler.add(job)
     plans = [tick(scheduler, {0: job})[0] for _ in range(3)]
     assert [(share.num_context, share.has_window) for share in plans] == [(2, False), (1, False), (0, True)]
+
+
+@pytest.mark.parametrize(("num_twin", "together"), [(0, 4), (4, 2), (8, 1)])
+def test_a_guided_request_takes_its_second_rows_of_the_budget_too(num_twin, together):
+    scheduler = scheduler_of(row_budget=16)
+    jobs = {number: FakeJob(job_id=number, context_ids=[], num_twin=num_twin, num_blocks=1) for number in range(4)}
+    for job in jobs.values():
+        scheduler.add(job)
+    shares = tick(scheduler, jobs)
+    assert len(shares) == together
+    assert [rows_taken(jobs[share.job_id], share) for share in shares] == [4 + num_twin] * together
+
+
+def test_second_rows_come_with_a_window_and_not_with_a_prefill():
+    scheduler = scheduler_of(row_budget=10)
+    job = FakeJob(job_id=0, context_ids=[1, 2, 3, 4], num_twin=4)
+    scheduler.add(job)
+    plans = [tick(scheduler, {0: job})[0] for _ in range(2)]
+    assert [(share.num_context, share.has_window) for share in plans] == [(4, False), (0, True)]
+    assert [rows_taken(job, share) for share in plans] == [4, 8]
 
 
 def test_canvases_without_cache_hold_no_pages():
@@ -284,6 +305,7 @@ def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_run
             grid=Grid(block, restart=prompt) if random.random() < 0.3 else CAUSAL,
             salt=None if isinstance(salt, int) else salt,
             refresh_every=salt if isinstance(salt, int) else 0,
+            num_twin=random.choice([0, 0, block, 3 * block]),
         )
         arrivals[number], aborts[number] = arrival, None if abort is None else arrival + abort
     aborted = set()
@@ -294,7 +316,7 @@ def test_every_request_ends_whatever_comes(drawn, num_pages, row_budget, max_run
             if aborts[number] == now and not jobs[number].is_finished:
                 scheduler.remove(number)
                 aborted.add(number)
-        widths = {number: job.num_window for number, job in jobs.items()}
+        widths = {number: job.num_window + job.num_twin for number, job in jobs.items()}
         shares = tick(scheduler, jobs)
         used = [share.num_context + widths[share.job_id] * share.has_window for share in shares]
         for number, job in jobs.items():

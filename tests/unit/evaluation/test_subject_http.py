@@ -7,8 +7,8 @@ import pytest
 
 import quicksilver
 from quicksilver.api import DecodingOptions, InfillLayout
-from quicksilver.client import Client, ReplyError
-from quicksilver.errors import ConfigError, UsageError
+from quicksilver.client import Client, ReplyError, RequestOptions
+from quicksilver.errors import ConfigError, ServerError
 from quicksilver.evaluation.subject import Ask, Subject
 from quicksilver.evaluation.subjects.engine import EngineSubject
 from quicksilver.evaluation.subjects.http import HttpSubject, http_subject
@@ -58,6 +58,7 @@ def scripted(body: object, status: int = 200) -> HttpSubject:
         (TEXTS, Ask(seed=1, temperature=1.0, hole_length=6), "psm"),
         (TWO_HOLES, Ask(seed=2, temperature=0.7), None),
         (TWO_HOLES, Ask(seed=2, temperature=0.7, hole_length=3), "in_place"),
+        (TWO_HOLES, Ask(seed=5, temperature=1.0, stop=("e", "\n")), None),
     ],
 )
 def test_holes_are_filled_as_in_this_process(url, engine, texts, ask, layout):
@@ -83,8 +84,9 @@ def test_a_prompt_is_continued_as_in_this_process(url, engine):
 
 
 def test_what_ours_cannot_do_is_told_in_its_words(url):
-    with pytest.raises(UsageError, match="stop does not apply to holes"):
-        http_subject(url).fill(TWO_HOLES, Ask(seed=0, stop=("\n",)))
+    decoding = RequestOptions(guidance=1.0, cache="dual")
+    with Client(url) as client, pytest.raises(ServerError, match="guidance needs cache exact"):
+        HttpSubject(name="ours", client=client, options=decoding).fill(TWO_HOLES, Ask(seed=0))
 
 
 def test_another_server_is_asked_as_openai_has_it():

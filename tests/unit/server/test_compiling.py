@@ -3,12 +3,14 @@
 import asyncio
 import os
 
+import anyio
 import pytest
 
 from quicksilver.constraints.choice import Choice
 from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.constraints.limits import Limits
 from quicksilver.constraints.regex import Regex
+from quicksilver.errors import EngineError
 from quicksilver.server import constraints as module
 from quicksilver.server.config import ServerConfig
 from quicksilver.server.constraints import Constraints
@@ -49,6 +51,18 @@ def test_what_hangs_or_dies_is_refused_and_the_next_is_served(model, monkeypatch
     assert (error.status, error.body.code, error.body.param) == (400, "constraint_too_large", "regex")
     assert told in error.body.message
     assert automaton.num_states > 1
+
+
+def test_a_process_that_cannot_start_is_the_servers_fault(model, monkeypatch):
+    async def fail(*args, **options):
+        try:
+            raise ModuleNotFoundError("No module named 'theirs'")
+        except ModuleNotFoundError as error:
+            raise anyio.BrokenWorkerProcess("Error during worker process initialization") from error
+
+    monkeypatch.setattr(module.anyio.to_process, "run_sync", fail)
+    with pytest.raises(EngineError, match="could be started: No module named 'theirs'"):
+        asyncio.run(make(model).compiled(Regex("a"), param="regex"))
 
 
 def test_those_who_wait_are_not_more_than_may_be_open(model, monkeypatch):

@@ -161,7 +161,10 @@ def test_refusals_name_field_reason_and_place(client, body, param, code, words):
 
 def test_a_hole_that_is_too_short_is_refused(client):
     error = post(client, "/v1/infill", 400, template="<FILL>", holes=[{"length": 1, "regex": "a{9}"}])["error"]
-    assert "no text of 1 tokens" in error["message"]
+    assert re.search(r"hole 0 needs at least \d tokens, length is 1", error["message"])
+    assert error["param"] == "holes"
+    error = post(client, "/v1/infill", 400, template="<FILL>", holes=[{"length": 4, "choice": ["a"]}])["error"]
+    assert "no text of 4 tokens" in error["message"]
 
 
 def test_a_constraint_is_compiled_once(client):
@@ -179,6 +182,84 @@ def test_the_list_of_models_says_so(client):
     served = client.get("/v1/models").json()["data"][0]
     assert {"json_mode", "structured_outputs"} <= set(served["supported_features"])
     assert {"regex", "grammar", "choice", "response_format"} <= set(served["supported_sampling_parameters"])
+
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}, "y": {"type": "boolean"}},
+    "required": ["x"],
+    "additionalProperties": False,
+}
+AS_POINT = {"type": "json_schema", "json_schema": {"name": "point", "schema": POINT, "strict": True}}
+# The hole of /v1/fim/completions has at most 12 tokens in this checkpoint.
+ASKED = {
+    "/v1/completions": {"prompt": "x = ", "max_tokens": 40},
+    "/v1/chat/completions": {"messages": MESSAGES, "max_tokens": 40},
+    "/v1/fim/completions": {"prompt": "x = ", "suffix": "\n"},
+}
+
+
+def streamed(client, route, **body):
+    """The pieces of the text, and the reasons that were told with them."""
+    response = client.post(route, json=body | {"stream": True})
+    assert response.status_code == 200, response.text
+    *told, end = events(response)
+    assert end == "[DONE]"
+    choices = [choice for data in told for choice in json.loads(data)["choices"]]
+    pieces = [choice["delta"].get("content") or "" if "delta" in choice else choice["text"] for choice in choices]
+    return pieces, [choice["finish_reason"] for choice in choices]
+
+
+@pytest.mark.parametrize("revision", ["none", "edit", "remask", "remdm_cap", "remdm_rescale", "remdm_conf"])
+@pytest.mark.parametrize("route", ASKED)
+def test_streams_are_valid_json_and_end_with_stop_whatever_is_revised(client, route, revision):
+    for seed, temperature in ((1, 0.0), (2, 0.7), (3, 1.0)):
+        body = ASKED[route] | {"response_format": AS_POINT, "seed": seed, "temperature": temperature}
+        pieces, reasons = streamed(client, route, **body, revision=revision)
+        jsonschema.validate(json.loads("".join(pieces)), POINT)
+        assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+        [choice] = post(client, route, **body, revision=revision)["choices"]
+        assert (text_of(choice), choice["finish_reason"]) == ("".join(pieces), "stop")
+
+
+@pytest.mark.parametrize("revision", ["edit", "remask", "remdm_conf"])
+def test_holes_keep_their_constraints_through_revisions_and_their_events_say_what_stands(client, revision):
+    body = {"template": "x = <FILL> + <FILL>\n", "regex": "[0-9]{2,4}", "temperature": 1.0, "revision": revision}
+    for seed in range(4):
+        response = client.post("/v1/infill", json=body | {"seed": seed, "stream": True})
+        told = [json.loads(data) for data in events(response)[:-1]]
+        answer = told[-1]["response"]
+        assert (told[-1]["type"], answer["finish_reason"]) == ("done", "stop")
+        assert all(re.fullmatch("[0-9]{2,4}", hole["text"]) for hole in answer["holes"])
+        # A committed token is never taken back.
+        final = set()
+        for event in told[:-1]:
+            places = {(event.get("hole"), at) for at in range(event.get("start", 0), event.get("stop", 0))}
+            if event["type"] in ("edit", "remask"):
+                assert not places & final
+            elif event["type"] == "commit":
+                final |= places
+            elif event["type"] == "resize":
+                moved = (event["hole"], event["start"], event["added"])
+                final = {(hole, at + moved[2] * ((hole, at) >= moved[:2] and hole == moved[0])) for hole, at in final}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("route", "limit"),
+    [*((route, "max_tokens") for route in ASKED), ("/v1/chat/completions", "max_completion_tokens")],
+)
+def test_a_budget_that_is_too_small_is_refused_with_the_tokens_it_needs(client, route, stream, limit):
+    body = {name: value for name, value in ASKED[route].items() if name != "max_tokens"}
+    body |= {"response_format": AS_POINT, "temperature": 1.0, "seed": 4, "stream": stream}
+    error = post(client, route, 400, **body, **{limit: 1})["error"]
+    assert (error["param"], error["code"]) == (limit, "invalid_value")
+    least = int(re.search(r"needs at least (\d+) tokens", error["message"]).group(1))
+    assert post(client, route, 400, **body, **{limit: least - 1})["error"]["param"] == limit
+    for budget in (least, least + 1, least + 3):
+        pieces, reasons = streamed(client, route, **body, **{limit: budget})
+        jsonschema.validate(json.loads("".join(pieces)), POINT)
+        assert reasons[-1] == "stop"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

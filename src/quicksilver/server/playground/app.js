@@ -1,4 +1,5 @@
 // The page: one request, one or two lanes that run it.
+import { ConstraintForm } from "./constraint.js";
 import { copyText } from "./copy.js";
 import { EXAMPLES, HOLE } from "./examples.js";
 import { Lane } from "./lane.js";
@@ -10,30 +11,36 @@ const KEY_NAME = "quicksilver-api-key";
 
 const settings = await (await fetch("/playground/settings.json")).json();
 const lanes = [new Lane("A", settings), new Lane("B", settings)];
+const constraint = new ConstraintForm(find("constraint"));
 let running = null; // The AbortController of the run in progress.
 
 lanes[1].choose(settings.policies.some(({ name }) => name === "fixed_steps") ? { policy: "fixed_steps", steps: 4 } : { temperature: 0.8 });
 
 const active = () => (find("compare").checked ? lanes : lanes.slice(0, 1));
 const maxTokens = () => (find("max-tokens").value === "" ? null : find("max-tokens").valueAsNumber);
-const requestOf = (lane) => makeRequest(template.value, maxTokens(), lane.options);
+const requestOf = (lane) => makeRequest(template.value, maxTokens(), { ...constraint.fields, ...lane.options });
 
 async function run() {
   if (running) return;
   running = new AbortController();
   working(true);
+  constraint.mark(null);
   try {
     // One after the other: each has the server to itself, so that their speeds can be compared.
     for (const lane of active()) {
       say(`Running ${lane.name} …`);
       const result = await lane.run(requestOf(lane), find("key").value, running.signal);
-      if (!result) return say(`${lane.name} failed.`);
+      if (!result) {
+        constraint.mark(lane.error.param);
+        return say(`${lane.name} failed.`);
+      }
       say(`${lane.name} is done: ${result.usage.completion_tokens} tokens in ${result.usage.nfe} forwards.`);
     }
     judge();
   } catch (error) {
-    if (error.name !== "AbortError") throw error;
-    say("Cancelled.");
+    if (error.name === "SyntaxError") refuse(error);
+    else if (error.name === "AbortError") say("Cancelled.");
+    else throw error;
   } finally {
     running = null;
     working(false);
@@ -45,6 +52,12 @@ function working(is) {
   find("run").setAttribute("aria-disabled", String(is));
   find("cancel").setAttribute("aria-disabled", String(!is));
   if (is) find("verdict").hidden = true;
+}
+
+/** The request cannot be made: its JSON schema is none. */
+function refuse(error) {
+  constraint.mark("response_format");
+  say(`The schema is no JSON: ${error.message}`);
 }
 
 function say(text) {
@@ -71,11 +84,21 @@ function refresh() {
   find("lanes").classList.toggle("two", find("compare").checked);
   lanes[1].element.hidden = find("which").hidden = !find("compare").checked;
   const lane = find("compare").checked && find("snippet-lane").value === "B" ? lanes[1] : lanes[0];
-  const request = requestOf(lane);
+  showCode(lane);
+}
+
+function showCode(lane) {
   const hasKey = find("key").value !== "";
-  find("curl").textContent = curlOf(request, settings.model, hasKey);
-  find("python").textContent = pythonOf(request, settings.model, hasKey);
-  find("python-title").textContent = `Python, package ${pythonPackage(request)}`;
+  try {
+    const request = requestOf(lane);
+    find("curl").textContent = curlOf(request, settings.model, hasKey);
+    find("python").textContent = pythonOf(request, settings.model, hasKey);
+    find("python-title").textContent = `Python, package ${pythonPackage(request)}`;
+  } catch (error) {
+    if (error.name !== "SyntaxError") throw error;
+    for (const name of ["curl", "python"]) find(name).textContent = `The schema is no JSON: ${error.message}`;
+    constraint.mark("response_format");
+  }
 }
 
 function insertHole() {

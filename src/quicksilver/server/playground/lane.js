@@ -22,6 +22,7 @@ export class Lane {
     this.name = name;
     this.element = document.getElementById("lane").content.firstElementChild.cloneNode(true);
     this.result = null;
+    this.error = null; // Of the last run, where it failed.
     this.#name();
     this.#offer(settings);
     this.#listen();
@@ -49,6 +50,7 @@ export class Lane {
       return this.result;
     } catch (error) {
       this.result = null;
+      this.error = error;
       if (error.name === "AbortError") throw error;
       this.#fail(error);
       return null;
@@ -120,7 +122,7 @@ export class Lane {
     this.#texts = texts;
     this.#head = 0;
     this.#isRunning = true;
-    this.result = null;
+    this.result = this.error = null;
     this.element.setAttribute("aria-busy", "true");
     this.#find(".error").hidden = true;
     this.#find(".copy").disabled = true;

@@ -1,5 +1,6 @@
 // From the form to a request, and to the same request as curl and as Python.
 import { HOLE } from "./examples.js";
+import { pythonLiteral } from "./literals.js";
 
 const KEY_VARIABLE = "QUICKSILVER_API_KEY";
 
@@ -43,7 +44,7 @@ function httpxOf(request, model, hasKey) {
 answer = httpx.post(
     "${location.origin}${request.route}",
 ${headers}    json={
-${entries({ model, ...request.body }, (name, value) => `        "${name}": ${value},\n`)}    },
+${entries({ model, ...request.body }, " ".repeat(8), (name, value) => `"${name}": ${value},\n`)}    },
     timeout=60,
 )
 print(answer.json()["text"])
@@ -57,18 +58,17 @@ function openaiOf(request, model, hasKey) {
   const all = Object.entries({ model, ...request.body });
   const known = Object.fromEntries(all.filter(([name]) => OPENAI_ARGUMENTS.includes(name)));
   const extra = Object.fromEntries(all.filter(([name]) => !OPENAI_ARGUMENTS.includes(name)));
-  const own = entries(extra, (name, value) => `        "${name}": ${value},\n`);
+  const own = entries(extra, " ".repeat(8), (name, value) => `"${name}": ${value},\n`);
   const key = hasKey ? `os.environ["${KEY_VARIABLE}"]` : '"none needed"';
   return `${hasKey ? "import os\n\n" : ""}from openai import OpenAI
 
 client = OpenAI(base_url="${location.origin}/v1", api_key=${key})
 answer = client.completions.create(
-${entries(known, (name, value) => `    ${name}=${value},\n`)}${own && `    extra_body={\n${own}    },\n`})
+${entries(known, " ".repeat(4), (name, value) => `${name}=${value},\n`)}${own && `    extra_body={\n${own}    },\n`})
 print(answer.choices[0].text)
 `;
 }
 
-// JSON's strings and numbers are Python's too.
-function entries(object, line) {
-  return Object.entries(object).map(([name, value]) => line(name, JSON.stringify(value))).join("");
+function entries(object, indent, line) {
+  return Object.entries(object).map(([name, value]) => indent + line(name, pythonLiteral(value, indent))).join("");
 }

@@ -7,12 +7,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from quicksilver.api import GenerateRequest
+from quicksilver.api.constraint_fields import wanted_constraint
 from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.errors import UsageError
 from quicksilver.protocol.chat import ChatRequest, ChatResponse, Content, Message, text_of
 from quicksilver.protocol.tools import FunctionCall
 from quicksilver.server.chat_template import ChatTemplate
-from quicksilver.server.constraints import constraint_of
 from quicksilver.server.errors import ApiError, as_api_error, unsupported
 from quicksilver.server.generation import Work
 from quicksilver.server.routes._shared import CHAT_STREAM, ERRORS, ServiceOf, nth, run
@@ -32,8 +32,8 @@ async def chat(body: ChatRequest, http: Request, service: ServiceOf) -> Response
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
     template = _template(service)
     try:
-        content = constraint_of(body)
-        calls = calls_of(body, template, None if content is None else content[1])
+        content = wanted_constraint(body)
+        calls = calls_of(body, template, None if content is None else content.constraint)
         if calls is not None:
             constraint = await service.constraints.compiled(calls, param="tools")
         else:

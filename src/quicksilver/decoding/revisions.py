@@ -1,11 +1,12 @@
 """Revisions: what may happen to a draft before its block is final, beside any policy that commits masks.
 
-A revision is a frozen dataclass; the tensor work is in ``revision``. What changes is bounded: a position changes
+A revision is a frozen dataclass; the tensor work is in ``revision_rules``. What changes is bounded: a position changes
 ``max_changes`` times at the most, a block has at most ``max_post_steps`` steps that begin without a mask, and one that
 stands as it stood before ends there. Under a constraint no change breaks it: candidates are tokens of one text that
 fits, and a text that changes drafts is written wholly or not at all (``constrained.decide_jointly``).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from quicksilver.decoding import revision
+from quicksilver.decoding import revision_rules
 from quicksilver.decoding.policies import ConfidenceThreshold, Policy, RemaskRate, decide, joined
 from quicksilver.decoding.row_parameters import at_least, bools, by_kind, floats, fraction, ints, of_kind
 from quicksilver.decoding.window import Decision, Window
@@ -68,12 +69,12 @@ class _Suspecting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenEdits(_Suspecting):
-    """See ``revision.token_edits``. Needs a checkpoint trained to mend visible wrong tokens."""
+    """See ``revision_rules.token_edits``. Needs a checkpoint trained to mend visible wrong tokens."""
 
     @classmethod
     def revise_rows(cls, window: Window, commit: Bool[Tensor, "B W"], revisions: Sequence[Revision]) -> Decision:
         same = of_kind(cls, revisions)
-        return revision.token_edits(
+        return revision_rules.token_edits(
             window,
             commit,
             threshold=floats((r.threshold for r in same), window),
@@ -87,7 +88,7 @@ class TokenEdits(_Suspecting):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MaskAndRepredict(_Suspecting):
-    """See ``revision.mask_and_repredict``. Reads what the denoiser says of visible tokens, as edits do."""
+    """See ``revision_rules.mask_and_repredict``. Reads what the denoiser says of visible tokens, as edits do."""
 
     def __post_init__(self) -> None:
         _Suspecting.__post_init__(self)
@@ -97,7 +98,7 @@ class MaskAndRepredict(_Suspecting):
     @classmethod
     def revise_rows(cls, window: Window, commit: Bool[Tensor, "B W"], revisions: Sequence[Revision]) -> Decision:
         same = of_kind(cls, revisions)
-        return revision.mask_and_repredict(
+        return revision_rules.mask_and_repredict(
             window,
             commit,
             threshold=floats((r.threshold for r in same), window),
@@ -111,7 +112,7 @@ class MaskAndRepredict(_Suspecting):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandomRemasks:
-    """See ``revision.random_remasks``. Valid for any mask-trained checkpoint."""
+    """See ``revision_rules.random_remasks``. Valid for any mask-trained checkpoint."""
 
     rate: RemaskRate = RemaskRate.CAP
     eta: float = 0.02
@@ -132,7 +133,7 @@ class RandomRemasks:
     @classmethod
     def revise_rows(cls, window: Window, commit: Bool[Tensor, "B W"], revisions: Sequence[Revision]) -> Decision:
         same = of_kind(cls, revisions)
-        return revision.random_remasks(
+        return revision_rules.random_remasks(
             window,
             commit,
             eta=floats((r.eta for r in same), window),
@@ -145,7 +146,7 @@ class RandomRemasks:
         return unmasking + num_masks * self.max_changes
 
 
-class _Pair:
+class _Pair(ABC):
     """Shared by policies that are made of one that commits and a revision."""
 
     __slots__ = ()
@@ -153,8 +154,9 @@ class _Pair:
     starts_from_noise: ClassVar[bool] = False
 
     @property
+    @abstractmethod
     def parts(self) -> tuple[Policy, Revision]:
-        raise NotImplementedError
+        """What commits, and what revises."""
 
     @property
     def reads_entropy(self) -> bool:
