@@ -8,6 +8,7 @@ from quicksilver.constraints.grammar import Grammar
 from quicksilver.constraints.json_schema.schema import JsonSchema
 from quicksilver.constraints.python_types import PYTHON_TYPES
 from quicksilver.constraints.regex import Regex
+from quicksilver.constraints.strings import Strings
 from quicksilver.errors import ConfigError
 from quicksilver.protocol.constraints import ConstraintFields, ResponseFormat
 from quicksilver.protocol.infill import HoleLimits
@@ -43,7 +44,19 @@ def wanted_constraint(fields: ConstraintFields) -> Wanted | None:
     if len(found) > 1:
         first, second = found[0].field, found[1].field
         raise ConfigError(f"{second} contradicts {first}: an answer has one constraint")
-    return found[0] if found else None
+    return _with_strings(fields, found[0] if found else None)
+
+
+def _with_strings(fields: ConstraintFields, wanted: Wanted | None) -> Wanted | None:
+    required, banned = tuple(fields.required_strings or ()), tuple(fields.banned_strings or ())
+    if not (required or banned):
+        return wanted
+    name = "required_strings" if required else "banned_strings"
+    try:
+        strings = Strings(required, banned, None if wanted is None else wanted.constraint)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from error
+    return Wanted(name if wanted is None else wanted.field, strings)
 
 
 def _of_format(form: ResponseFormat) -> Constraint:

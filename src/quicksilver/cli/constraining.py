@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from quicksilver.cli.files import read_text
 from quicksilver.errors import ConfigError
 from quicksilver.protocol.constraints import ConstraintFields, JsonSchema, ResponseFormat
@@ -16,7 +18,12 @@ LARK = ".lark"
 
 
 def read_constraint(
-    json_schema: Path | None, regex: str | None, grammar: Path | None, choice: list[str] | None
+    json_schema: Path | None,
+    regex: str | None,
+    grammar: Path | None,
+    choice: list[str] | None,
+    require: list[str] | None,
+    ban: list[str] | None,
 ) -> ConstraintFields | None:
     """The constraint of the options, as a request says it; None: there is none.
 
@@ -28,15 +35,29 @@ def read_constraint(
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise ConfigError(f"{' and '.join(names)} contradict each other: an answer has one constraint")
+    found = _form(json_schema, regex, grammar, choice)
+    strings = {"required_strings": require, "banned_strings": ban}
+    found |= {name: texts for name, texts in strings.items() if texts}
+    try:
+        return ConstraintFields.model_validate(found) if found else None
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = {"required_strings": "--require", "banned_strings": "--ban"}.get(str(first["loc"][0]), first["loc"][0])
+        raise ConfigError(f"{name}: {first['msg']}") from error
+
+
+def _form(
+    json_schema: Path | None, regex: str | None, grammar: Path | None, choice: list[str] | None
+) -> dict[str, object]:
     if json_schema is not None:
         schema = JsonSchema.model_validate({"name": json_schema.stem, "schema": _schema(json_schema), "strict": True})
-        return ConstraintFields(response_format=ResponseFormat(type="json_schema", json_schema=schema))
+        return {"response_format": ResponseFormat(type="json_schema", json_schema=schema)}
     if grammar is not None:
         syntax = "lark" if grammar.suffix == LARK else "gbnf"
-        return ConstraintFields(grammar=read_text(grammar), grammar_syntax=syntax)
+        return {"grammar": read_text(grammar), "grammar_syntax": syntax}
     if regex is not None:
-        return ConstraintFields(regex=regex)
-    return None if choice is None else ConstraintFields(choice=choice)
+        return {"regex": regex}
+    return {} if choice is None else {"choice": choice}
 
 
 def _schema(file: Path) -> dict[str, object]:

@@ -46,6 +46,8 @@ def command(
     regex: options.Regex = None,
     grammar: options.Grammar = None,
     choice: options.Choice = None,
+    require: options.Require = None,
+    ban: options.Ban = None,
     max_nfe: options.MaxNfe = None,
     deadline_ms: options.DeadlineMs = None,
     seed: options.Seed = None,
@@ -85,7 +87,7 @@ def command(
         "deadline_ms": deadline_ms,
         "seed": seed,
     }
-    wanted = read_constraint(json_schema, regex, grammar, choice)
+    wanted = read_constraint(json_schema, regex, grammar, choice, require, ban)
     local = ("model", "device", "dtype", "quantize", "trace", "watch")
     if options.asks_server(context, server, server_model, *local):
         from quicksilver.cli import remote

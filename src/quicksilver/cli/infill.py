@@ -61,6 +61,8 @@ def command(
     regex: options.Regex = None,
     grammar: options.Grammar = None,
     choice: options.Choice = None,
+    require: options.Require = None,
+    ban: options.Ban = None,
     max_nfe: options.MaxNfe = None,
     deadline_ms: options.DeadlineMs = None,
     cache: options.Cache = None,
@@ -124,7 +126,7 @@ def command(
         "refresh_every": refresh_every,
         "seed": seed,
     }
-    wanted = read_constraint(json_schema, regex, grammar, choice)
+    wanted = read_constraint(json_schema, regex, grammar, choice, require, ban)
     _require_one_check(check, check_command, repairs, is_watched=watch)
     local = ("model", "device", "dtype", "quantize", "trace", "watch", "check_command")
     if options.asks_server(context, server, server_model, *local):

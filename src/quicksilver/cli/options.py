@@ -115,6 +115,12 @@ Grammar = Annotated[
 Choice = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="What is written is one of these; given several times.")
 ]
+Require = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="This stands somewhere in what is written; several times.")
+]
+Ban = Annotated[
+    list[str] | None, typer.Option(metavar="TEXT", help="This stands nowhere in what is written; several times.")
+]
 Stop = Annotated[
     list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given several times.")
 ]

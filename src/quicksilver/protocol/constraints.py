@@ -8,6 +8,7 @@ from quicksilver.protocol.wire import Wire
 
 MAX_PATTERN = 20_000
 MAX_OPTIONS = 1_000
+MAX_STRINGS = 64
 
 HoleType = Literal["identifier", "integer", "number", "string", "boolean"]
 """Of a hole: a name that is no keyword, and literals of Python on one line."""
@@ -29,8 +30,14 @@ class ResponseFormat(Wire):
     json_schema: JsonSchema | None = None
 
 
+Strings = Annotated[list[Annotated[str, Field(min_length=1, max_length=1_000)]], Field(max_length=MAX_STRINGS)]
+
+
 class ConstraintFields(Wire):
-    """At most one of them; an answer that is cut short by no limit of the client's satisfies it."""
+    """At most one of those that say what an answer is, and strings beside it.
+
+    An answer that is cut short by no limit of the client's satisfies all of them.
+    """
 
     response_format: ResponseFormat | None = None
     """JSON, without white space."""
@@ -42,3 +49,7 @@ class ConstraintFields(Wire):
     """llama.cpp's form, whose whole texts are rule ``root``, or Lark's, with ``start``."""
     choice: Annotated[list[str], Field(min_length=1, max_length=MAX_OPTIONS)] | None = None
     """The answer is one of these."""
+    required_strings: Strings | None = None
+    """All of these stand in the answer."""
+    banned_strings: Strings | None = None
+    """None of these stands in the answer."""

@@ -8,6 +8,7 @@ from quicksilver.constraints.grammar import Grammar
 from quicksilver.constraints.json_schema.schema import JsonSchema
 from quicksilver.constraints.python_types import PYTHON_TYPES
 from quicksilver.constraints.regex import Regex
+from quicksilver.constraints.strings import Strings
 from quicksilver.errors import ConfigError
 from quicksilver.protocol.constraints import ConstraintFields
 from quicksilver.protocol.infill import HoleLimits
@@ -30,6 +31,13 @@ def as_schema(**more):
         (as_schema(), "response_format", JsonSchema(SCHEMA, strict=False)),
         (as_schema(strict=True), "response_format", JsonSchema(SCHEMA, strict=True)),
         ({"response_format": {"type": "text"}, "regex": "a"}, "regex", Regex("a")),
+        ({"required_strings": ["a"]}, "required_strings", Strings(("a",))),
+        ({"banned_strings": ["b", "c"]}, "banned_strings", Strings((), ("b", "c"))),
+        (
+            {"regex": ".*", "banned_strings": ["b"], "required_strings": ["a"]},
+            "regex",
+            Strings(("a",), ("b",), Regex(".*")),
+        ),
     ],
 )
 def test_every_field_is_its_constraint(asked, field, constraint):
@@ -59,3 +67,8 @@ def test_nothing_asked_is_no_constraint(asked):
 def test_what_is_wrong_is_told_by_field(asked, words):
     with pytest.raises(ConfigError, match=words):
         wanted_constraint(ConstraintFields.model_validate(asked))
+
+
+def test_strings_that_cannot_be_kept_are_named():
+    with pytest.raises(ConfigError, match=r"^required_strings: .*'ab' holds the banned one 'b'"):
+        wanted_constraint(ConstraintFields(required_strings=["ab"], banned_strings=["b"]))

@@ -90,3 +90,15 @@ def test_decide_tells_the_likeliest_first(quicksilver, where, folder):
 def test_decide_needs_one_mark(quicksilver, folder):
     outcome = quicksilver("decide", "-", "--model", folder, "--choice", "a", stdin="x = 1\n")
     assert (outcome.status, "once" in outcome.err) == (2, True)
+
+
+def test_strings_stand_in_the_answer_or_do_not(quicksilver, where):
+    options = ("--regex", "[a-c]{4}", "--require", "ba", "--ban", "c", "--ban", "aa")
+    outcome = quicksilver("infill", "-", *where, *options, "--seed", "1", "--temperature", "1", stdin=HOLE)
+    written = re.fullmatch(r"x = ([ab]{4}) \+ 1\n", outcome.out)
+    assert written
+    assert "ba" in written[1]
+    assert "aa" not in written[1]
+    outcome = quicksilver("infill", "-", *where, "--ban", "", stdin=HOLE)
+    assert outcome.status == 2
+    assert "--ban: String should have at least 1 character" in outcome.err

@@ -42,6 +42,7 @@ GENERATING = (
 )
 _PARAMETERS = (
     "cache",
+    "banned_strings",
     "cfg_until",
     "choice",
     "classifier",
@@ -59,6 +60,7 @@ _PARAMETERS = (
     "presence_penalty",
     "regex",
     "repetition_penalty",
+    "required_strings",
     "response_format",
     "revision",
     "seed",
