@@ -2,9 +2,11 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
-# Tests run in this many processes of one thread each.
+# Tests run in this many processes of one thread each. Each begins with its own half and takes from the other's at the
+# end, so that most fixtures of a module are made once.
 TEST_WORKERS ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# With bytecode kept, whatever the shell says: otherwise each of the several dozen processes compiles the package anew.
+PYTEST = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve demo test test-browser test-clients test-gpu picture results bench-check check format clean
@@ -34,7 +36,7 @@ demo: $(VENV)/.installed ## Install, then fill the holes of a file in examples/ 
 	@$(BIN)/quicksilver demo
 
 test: $(VENV)/.installed-dev ## Run all tests that need neither GPU nor browser
-	$(PYTEST) -n $(TEST_WORKERS) -m "not compiled and not gpu and not browser"
+	$(PYTEST) -n $(TEST_WORKERS) --dist worksteal -m "not compiled and not gpu and not browser"
 	JAXTYPING_DISABLE=1 $(PYTEST) -m "compiled and not gpu" tests/reference
 
 test-browser: $(VENV)/.installed-dev ## Run the tests that need Debian's chromium and chromium-driver

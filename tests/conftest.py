@@ -4,9 +4,8 @@ import os
 import shutil
 
 import hypothesis
-from jaxtyping import install_import_hook
 
-import tests.shape_checks  # noqa: F401  # the hook finds it by name
+import tests.shape_checks
 
 # Checks the shapes and dtypes written in public signatures. It must come before the first import of the package.
 # torch.compile cannot trace the checks, so tests marked `compiled` run as a second session without them.
@@ -24,7 +23,7 @@ PACKAGES_WITH_TENSORS = (
     "training",
 )
 if IS_SHAPE_CHECKED:
-    install_import_hook([f"quicksilver.{name}" for name in PACKAGES_WITH_TENSORS], "tests.shape_checks.checked")
+    tests.shape_checks.install([f"quicksilver.{name}" for name in PACKAGES_WITH_TENSORS])
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -88,6 +88,7 @@ def test_kernels_compile_for_gpus(capability):
         assert compiled.metadata.shared < 99 * 1024
 
 
+@pytest.mark.skipif(IS_INTERPRETED, reason="has nothing to do with the interpreter")
 def test_the_engine_does_not_import_triton():
     code = "import sys, quicksilver.engine.engine, quicksilver.engine.runner; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -342,7 +343,8 @@ def test_logits_that_are_no_numbers_show_in_the_confidence(device):
 @pytest.mark.parametrize("name", ["blocks", "causal context"])
 def test_an_engine_writes_the_same_with_kernels(device, name, torch_only):
     spec = replace(fake_spec(), has_causal_context=name == "causal context")
-    denoiser = random_denoiser(dtype=torch.float32).to(device)
+    # The interpreter takes seconds per layer and key/value head; two layers show whether each has its own memory.
+    denoiser = random_denoiser(tiny_config(num_layers=2, num_kv_heads=1), dtype=torch.float32).to(device)
     rng = random.Random(1)
     requests = [random_request(rng, spec) for _ in range(6)]
 
