@@ -39,7 +39,7 @@ def test_the_tokens_are_those_of_the_next_token_reading(shift, seed, row_budget,
     while len(requests) < 4:
         request = random_request(rng, AR_SPEC)
         policy, block_length = make_policy("self_speculative"), rng.choice((None, 1, 2, 8))
-        params = replace(request.params, policy=policy, block_length=block_length, max_nfe=None)
+        params = replace(request.params, policy=policy, block_length=block_length, max_nfe=None, constraint=None)
         requests.append(replace(request, params=params))
     config = EngineConfig(num_pages=num_pages, page_size=8, row_budget=row_budget)
     engine = Engine(DENOISER, replace(SPEC, prediction_shift=shift), config)
