@@ -7,8 +7,6 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from quicksilver.errors import ConfigError
-
 NO_CLASS = -1
 """Class of tokens that may stand nowhere."""
 
@@ -63,9 +61,3 @@ class TokenAutomaton:
         for token_id in token_ids:
             at = None if at is None else self.step(at, token_id)
         return at
-
-    def require_budget(self, max_tokens: int) -> None:
-        """Raise ConfigError if no text of at most ``max_tokens`` tokens, eos included, satisfies the constraint."""
-        least = int(self.distance[self.start])
-        if least > max_tokens:
-            raise ConfigError(f"the constraint needs at least {least} tokens, max_tokens is {max_tokens}")

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import OrderedDict
+from importlib import import_module
 
 import anyio
 import anyio.to_process
@@ -63,8 +64,9 @@ class Constraints:
             raise as_api_error(error, fields=frozenset()).of(param) from error
 
     async def _task(self, constraint: Constraint) -> TokenAutomaton:
-        # The first time, a second for a large vocabulary.
+        # The first time, a second for a large vocabulary; the loops of decoding take seconds once on a machine.
         vocabulary = await asyncio.to_thread(vocabulary_of, self._model.tokenizer)
+        await asyncio.to_thread(import_module, "quicksilver.constraints.kernels")
         key = fingerprint_of(constraint, vocabulary, self._options, self._model.spec.special.eos)
         task = self._kept.get(key)
         if task is None:
