@@ -20,6 +20,7 @@ from quicksilver.api.stopping import TextStop
 from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.compiling import compile_constraint
 from quicksilver.constraints.constraint import CompileOptions
+from quicksilver.constraints.strings import Strings
 from quicksilver.decoding import Hole, SamplingParams, Segment, Text
 from quicksilver.decoding.params import DEFAULT_MAX_TOKENS
 from quicksilver.diffusion.spec import DiffusionSpec, Objective
@@ -49,8 +50,12 @@ class Planner:
             return constraint
         return compile_constraint(constraint, self.tokenizer, options, eos_token_id=self.spec.special.eos)
 
-    def _compiled(self, constraint: AnyConstraint | None) -> TokenAutomaton | None:
-        return None if constraint is None else self.compile(constraint)
+    def _compiled(self, constraint: AnyConstraint | None, options: DecodingOptions) -> TokenAutomaton | None:
+        if constraint is None:
+            return None
+        if options.stop and not isinstance(constraint, TokenAutomaton):
+            constraint = Strings(banned=options.stop, base=constraint)
+        return self.compile(constraint)
 
     @cached_property
     def _forbidden_ids(self) -> tuple[int, ...]:
@@ -130,7 +135,7 @@ class Planner:
             presence_penalty=options.presence_penalty,
             frequency_penalty=options.frequency_penalty,
             logit_bias=options.logit_bias,
-            stop=TextStop(self.tokenizer, options.stop) if options.stop else None,
+            stop=TextStop(self.tokenizer, options.stop) if options.stop and not _is_constrained(request) else None,
             draft_threshold=options.draft_threshold,
             num_alternatives=options.num_alternatives,
             guidance=options.resolve_guidance(self.tokenizer),
@@ -162,7 +167,7 @@ class Planner:
         draft = self.tokenizer.encode(request.draft or "")[: request.max_tokens]
         prompt_ids = self._prompt(request)
         self.require_room(len(prompt_ids) + len(draft) + self._num_canvas_sentinels, "the prompt with its draft")
-        hole = Hole(draft=tuple(draft), constraint=self._compiled(request.options.constraint))
+        hole = Hole(draft=tuple(draft), constraint=self._compiled(request.options.constraint, request.options))
         return Text(token_ids=tuple(prompt_ids)), hole, Text(token_ids=())
 
     @property
@@ -185,7 +190,7 @@ class Planner:
         return request.max_tokens
 
     def _generation_params(self, request: GenerateRequest, params: SamplingParams) -> SamplingParams:
-        constraint = self._compiled(request.options.constraint)
+        constraint = self._compiled(request.options.constraint, request.options)
         return replace(params, max_tokens=self.token_limit(request), constraint=constraint)
 
     def _template(self, request: InfillRequest) -> list[Segment]:
@@ -195,7 +200,7 @@ class Planner:
         # Holes may take what the text leaves, and at least half of the context.
         most = max(space - sum(map(len, texts)), space // 2) // request.num_holes
         cap = max(min(self.spec.decoding.max_hole_length, most), 1)
-        holes = [self._hole(options, cap) for options in request.hole_options]
+        holes = [self._hole(known, request.options, cap) for known in request.hole_options]
         lengths = [hole.known_length or hole.max_length or cap for hole in holes]
         room = sum(lengths)
         self.require_room(
@@ -205,13 +210,13 @@ class Planner:
         rest = (part for pair in zip(holes, seen[1:], strict=True) for part in (pair[0], Text(token_ids=pair[1])))
         return [Text(token_ids=seen[0]), *rest]
 
-    def _hole(self, options: HoleOptions, cap: int) -> Hole:
-        constraint = self._compiled(options.constraint)
-        if options.draft is not None:
-            return Hole(draft=tuple(self.tokenizer.encode(options.draft)), constraint=constraint)
-        if options.length is not None:
-            return Hole(length=options.length, constraint=constraint)
-        return Hole(max_length=options.max_length or cap, constraint=constraint)
+    def _hole(self, known: HoleOptions, options: DecodingOptions, cap: int) -> Hole:
+        constraint = self._compiled(known.constraint, options)
+        if known.draft is not None:
+            return Hole(draft=tuple(self.tokenizer.encode(known.draft)), constraint=constraint)
+        if known.length is not None:
+            return Hole(length=known.length, constraint=constraint)
+        return Hole(max_length=known.max_length or cap, constraint=constraint)
 
     def _psm_params(self, request: InfillRequest, params: SamplingParams, hole: int) -> SamplingParams:
         """With the most tokens of a hole; one that is still open then ends there, with finish reason ``length``."""
@@ -219,7 +224,7 @@ class Planner:
         cap = known.max_length or min(self.spec.decoding.max_hole_length, self.max_length // 2)
         used = _NUM_PSM_SENTINELS + _whole_blocks(cap, self.block_length(request.options.block_length))
         self.require_room(used, f"a hole of up to {cap} tokens with its sentinels, in whole blocks,")
-        return replace(params, max_tokens=cap, constraint=self._compiled(known.constraint))
+        return replace(params, max_tokens=cap, constraint=self._compiled(known.constraint, request.options))
 
     def _psm_task(self, request: InfillRequest, filled: str, params: SamplingParams, hole: int) -> Continuation:
         """Prefix, with what stands in earlier holes, and suffix of one hole, cropped to the context."""
@@ -243,3 +248,10 @@ class Planner:
 
 def _whole_blocks(count: int, block_length: int) -> int:
     return -(-count // block_length) * block_length
+
+
+def _is_constrained(request: GenerateRequest | InfillRequest) -> bool:
+    """Whether constraints say where everything that is written ends."""
+    if isinstance(request, GenerateRequest):
+        return request.options.constraint is not None
+    return all(hole.constraint is not None for hole in request.hole_options)

@@ -111,7 +111,8 @@ class DecodingOptions:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids, and what is added to their logits."""
     stop: tuple[str, ...] = ()
-    """Texts before which an answer ends, and each of several holes."""
+    """Texts before which an answer ends, and each of several holes. Where there is a constraint, which says itself
+    where a text ends, they do not stand in it."""
     draft_threshold: float = 0.5
     """Of a draft, tokens below this probability are found anew; in [0, 1], 0 keeps all."""
     num_alternatives: int = 0
@@ -121,9 +122,12 @@ class DecodingOptions:
     end an answer before it is whole."""
 
     def check_stop(self, constraints: Iterable[AnyConstraint | None]) -> None:
-        """Raise ConfigError if a stop text would cut what a constraint says the end of."""
-        if self.stop and any(each is not None for each in constraints):
-            raise ConfigError("stop contradicts a constraint, which says itself where a text ends; leave stop out")
+        """Raise ConfigError if a stop text could cut what a compiled constraint says the end of."""
+        if self.stop and any(isinstance(each, TokenAutomaton) for each in constraints):
+            raise ConfigError(
+                "stop contradicts a compiled constraint, which says itself where a text ends; leave stop out, or "
+                "compile Strings(banned=..., base=...)"
+            )
 
     def resolve_cache(self, spec: DiffusionSpec, *, is_in_place: bool) -> Cache:
         """The cache of a name, or the checkpoint's; ``exact`` where nothing is written in place.

@@ -14,6 +14,7 @@ from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.compiling import fingerprint_of
 from quicksilver.constraints.constraint import CompileOptions, Constraint
 from quicksilver.constraints.store import Store
+from quicksilver.constraints.strings import Strings
 from quicksilver.constraints.vocabulary import Vocabulary, vocabulary_of
 from quicksilver.constraints.worker import compile_within
 from quicksilver.errors import ConstraintTooLargeError, EngineError, UsageError
@@ -39,8 +40,8 @@ class Constraints:
         self._num_compiling = 0
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def of(self, fields: ConstraintFields) -> TokenAutomaton | None:
-        """What the fields of a request ask for; None: nothing.
+    async def of(self, fields: ConstraintFields, *, stop: tuple[str, ...] = ()) -> TokenAutomaton | None:
+        """What the fields of a request ask for, without stop texts in it; None: nothing.
 
         Raises:
             ApiError: they contradict each other, or what they ask cannot be had; ``param`` names the field.
@@ -49,7 +50,10 @@ class Constraints:
             wanted = wanted_constraint(fields)
         except UsageError as error:
             raise as_api_error(error, fields=frozenset(fields.model_fields_set)) from error
-        return None if wanted is None else await self.compiled(wanted.constraint, param=wanted.field)
+        if wanted is None:
+            return None
+        constraint = Strings(banned=stop, base=wanted.constraint) if stop else wanted.constraint
+        return await self.compiled(constraint, param=wanted.field)
 
     async def compiled(self, constraint: Constraint, *, param: str) -> TokenAutomaton:
         """A constraint compiled.

@@ -22,8 +22,17 @@ def decoding_options(
     draft_threshold: float | None = None,
     num_alternatives: int = 0,
     constraint: TokenAutomaton | None = None,
+    has_own_ends: bool = False,
 ) -> DecodingOptions:
     """The options of a request.
+
+    Args:
+        fields: of the request.
+        model: that is asked.
+        draft_threshold: None: the default.
+        num_alternatives: to name beside each written token.
+        constraint: of the answer.
+        has_own_ends: constraints say where everything that is written ends, and keep stop texts out of it.
 
     Raises:
         ApiError: a key of ``logit_bias`` is no token id.
@@ -49,7 +58,7 @@ def decoding_options(
         top_k=fields.top_k if fields.top_k is not None and fields.top_k > 0 else None,
         top_p=fields.top_p,
         logit_bias=_logit_bias(fields.logit_bias or {}),
-        stop=fields.stop_texts,
+        stop=() if has_own_ends else fields.stop_texts,
         threshold=_threshold(fields, model),
         presence_penalty=fields.presence_penalty or 0.0,
         frequency_penalty=fields.frequency_penalty or 0.0,

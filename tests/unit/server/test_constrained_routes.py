@@ -120,13 +120,37 @@ def test_a_prediction_is_mended_where_it_breaks_the_constraint(client, model):
     assert length == 3
 
 
+@pytest.mark.parametrize("route", ["/v1/completions", "/v1/chat/completions", "/v1/fim/completions", "/v1/infill"])
+def test_stop_texts_do_not_stand_in_a_constrained_answer(client, route):
+    asked = {
+        "/v1/completions": {"prompt": "x = "},
+        "/v1/chat/completions": {"messages": MESSAGES},
+        "/v1/fim/completions": {"prompt": "x = ", "suffix": "\n"},
+        "/v1/infill": {"template": "x = <FILL>\n"},
+    }[route]
+    limits = {} if route == "/v1/infill" else {"max_tokens": 12}
+    body = post(client, route, **asked, **limits, regex="[ab]{2,6}", stop=["bb"], temperature=1.0, seed=3)
+    found = body["holes"][0]["text"] if route == "/v1/infill" else text_of(body["choices"][0])
+    assert re.fullmatch("[ab]{2,6}", found)
+    assert "bb" not in found
+
+
+def test_stop_beside_holes_of_which_some_are_free_is_refused(client):
+    holes = [{"regex": "a+"}, {}]
+    error = post(client, "/v1/infill", 400, template="x = <FILL> + <FILL>\n", holes=holes, stop="b")["error"]
+    assert error["param"] == "stop"
+
+
 REFUSED = [
     ({"regex": "(a", "prompt": "x"}, "regex", "invalid_value", "("),
     ({"regex": r"(a)\1", "prompt": "x"}, "regex", "unsupported_constraint", "1"),
     ({"regex": "a(?!a)a", "prompt": "x"}, "regex", "unsatisfiable_constraint", "no text"),
     ({"regex": "a{30000}", "prompt": "x"}, "regex", "constraint_too_large", "max_states"),
     ({"regex": "a", "choice": ["a"], "prompt": "x"}, "choice", "invalid_value", "contradict"),
-    ({"regex": "a", "stop": "b", "prompt": "x"}, "stop", "invalid_value", "stop"),
+    ({"regex": "a+b", "stop": "b", "prompt": "x"}, "regex", "unsatisfiable_constraint", "no text"),
+    ({"regex": "a+b", "banned_strings": ["b"], "prompt": "x"}, "regex", "unsatisfiable_constraint", "no text"),
+    ({"required_strings": ["ab"], "banned_strings": ["b"], "prompt": "x"}, "required_strings", "invalid_value", "'b'"),
+    ({"banned_strings": [""], "prompt": "x"}, "banned_strings.0", "invalid_value", "at least 1"),
     ({"regex": "a{5}", "max_tokens": 2, "prompt": "x"}, "max_tokens", "invalid_value", "at least"),
     ({"grammar": "root ::= thing", "prompt": "x"}, "grammar", "invalid_value", "thing"),
     ({"choice": [], "prompt": "x"}, "choice", "invalid_value", "choice"),

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from quicksilver.api import GenerateRequest
 from quicksilver.api.constraint_fields import wanted_constraint
 from quicksilver.constraints.automaton import TokenAutomaton
-from quicksilver.errors import UsageError
+from quicksilver.errors import ConfigError, UsageError
 from quicksilver.protocol.chat import ChatRequest, ChatResponse, Content, Message, text_of
 from quicksilver.protocol.tools import FunctionCall
 from quicksilver.server.chat_template import ChatTemplate
@@ -37,7 +37,9 @@ async def chat(body: ChatRequest, http: Request, service: ServiceOf) -> Response
         if calls is not None:
             constraint = await service.constraints.compiled(calls, param="tools")
         else:
-            constraint = await service.constraints.of(body)
+            constraint = await service.constraints.of(body, stop=body.stop_texts)
+        if calls is not None and body.stop_texts:
+            raise ConfigError("stop contradicts tools, whose calls end where they are whole; leave stop out")
         requests, num_predicted = _requests(body, service, template, constraint)
         calling = (
             None if calls is None else Calling(constraint=calls, most_tokens=service.model.token_limit(requests[0]))
@@ -72,7 +74,13 @@ def _requests(
         [tool.model_dump(exclude_none=True) for tool in tools],
     )
     draft = _content(body.prediction.content, "prediction") if body.prediction else None
-    options = decoding_options(body, service.model, num_alternatives=body.top_logprobs or 0, constraint=constraint)
+    options = decoding_options(
+        body,
+        service.model,
+        num_alternatives=body.top_logprobs or 0,
+        constraint=constraint,
+        has_own_ends=constraint is not None,
+    )
     num_predicted = len(service.model.tokenizer.encode(draft)) if draft else 0
     return [
         GenerateRequest(

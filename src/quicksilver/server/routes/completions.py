@@ -48,8 +48,14 @@ async def complete(body: CompletionRequest, http: Request, service: ServiceOf) -
         echoes = [_text(service, prompt) for prompt in prompts] if body.echo else []
         if body.max_tokens == 0:
             return await _scored(service, http, body, echoes, scores)
-        constraint = await service.constraints.of(body)
-        options = decoding_options(body, service.model, num_alternatives=body.logprobs or 0, constraint=constraint)
+        constraint = await service.constraints.of(body, stop=body.stop_texts)
+        options = decoding_options(
+            body,
+            service.model,
+            num_alternatives=body.logprobs or 0,
+            constraint=constraint,
+            has_own_ends=constraint is not None,
+        )
         requests = [
             _request(service, prompt, body.suffix, body.max_tokens, nth(options, index))
             for prompt in prompts
@@ -71,7 +77,8 @@ async def fim(body: FimRequest, http: Request, service: ServiceOf) -> Response:
     """Fill the hole between prompt and suffix."""
     service.name(body.model)
     try:
-        options = decoding_options(body, service.model, constraint=await service.constraints.of(body))
+        constraint = await service.constraints.of(body, stop=body.stop_texts)
+        options = decoding_options(body, service.model, constraint=constraint, has_own_ends=constraint is not None)
         request = _request(service, body.prompt, body.suffix, body.max_tokens, options)
     except UsageError as error:
         raise as_api_error(error, fields=frozenset(body.model_fields_set)) from error

@@ -119,10 +119,13 @@ async def _infill_checked(body: InfillRequest, name: str, http: Request, service
 
 
 async def _request(body: InfillRequest, service: Service) -> Infill:
-    constraint = await service.constraints.of(body)
+    stop = body.stop_texts
+    constraint = await service.constraints.of(body, stop=stop)
+    holes = None if body.holes is None else tuple([await _hole(each, service, stop) for each in body.holes])
+    has_own_ends = constraint is not None or bool(holes and all(hole.constraint is not None for hole in holes))
     return Infill(
         texts=split_template(body.template, body.mark),
-        holes=None if body.holes is None else tuple([await _hole(each, service) for each in body.holes]),
+        holes=holes,
         layout=parse_layout(body.layout),
         options=decoding_options(
             body,
@@ -130,16 +133,17 @@ async def _request(body: InfillRequest, service: Service) -> Infill:
             draft_threshold=body.draft_threshold,
             num_alternatives=body.top_logprobs,
             constraint=constraint,
+            has_own_ends=has_own_ends,
         ),
     )
 
 
-async def _hole(limits: HoleLimits, service: Service) -> HoleOptions:
+async def _hole(limits: HoleLimits, service: Service, stop: tuple[str, ...]) -> HoleOptions:
     return HoleOptions(
         length=limits.length,
         max_length=limits.max_length,
         draft=limits.draft,
-        constraint=await service.constraints.of(limits),
+        constraint=await service.constraints.of(limits, stop=stop),
     )
 
 
