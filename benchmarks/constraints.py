@@ -104,6 +104,9 @@ def main(
     model: Annotated[str, typer.Option(help="Bundled model or checkpoint folder.")] = "quicksilver-coder",
     only: Annotated[list[Part] | None, typer.Option(help="Only this part; may be repeated.")] = None,
     items: Annotated[int, typer.Option(help="Random schemas.", min=1)] = 1000,
+    block_length: Annotated[
+        int | None, typer.Option(help="Of documents whose validity is measured. [default: the model's]", min=1)
+    ] = None,
     plain_items: Annotated[int, typer.Option(help="Of them answered without a constraint too.", min=0)] = 100,
     together: Annotated[int, typer.Option(help="Requests of the batch beside which each runs alone.", min=2)] = 32,
     steps: Annotated[int, typer.Option(help="Documents of each schema whose steps are timed.", min=1)] = 10,
@@ -119,6 +122,7 @@ def main(
     parts, engines = only or list(Part), engine or list(ENGINES)
     report: dict[str, Any] = {
         "model": model, "items": items, "max_tokens": max_tokens, "threads": threads, "seed": seed, "sample": sample,
+        "block_length": block_length,
         "environment": environment(),
     }  # fmt: skip
     with reported_errors():
@@ -134,7 +138,7 @@ def main(
         if Part.STEP in parts:
             report["step"] = measure_steps(load_model(model, "cpu"), steps, max_tokens, seed)
         if Part.VALIDITY in parts:
-            report["validity"] = measure_validity(model, groups, items, plain_items, max_tokens, seed)
+            report["validity"] = measure_validity(model, groups, items, plain_items, max_tokens, block_length, seed)
         if Part.DETERMINISM in parts:
             report["determinism"] = measure_determinism(model, together, max_tokens, seed)
         finish(out, report, "\n\n".join(_table(report[part]) for part in parts))
@@ -271,7 +275,13 @@ class Case:
 
 
 def measure_validity(
-    name: str, groups: Sequence[Group], items: int, plain_items: int, max_tokens: int, seed: int
+    name: str,
+    groups: Sequence[Group],
+    items: int,
+    plain_items: int,
+    max_tokens: int,
+    block_length: int | None,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """A row per source, weights, temperature and whether there was a constraint."""
     models = {"random": with_random_weights(load_model(name, "cpu"), seed), name: load_model(name, "cpu")}
@@ -287,7 +297,8 @@ def measure_validity(
             plain = chosen[: max(plain_items - first, 0)]
             for weights, model in models.items():
                 for part, is_constrained in ((chosen, True), (plain, False)):
-                    for source, temperature, count in _documents(model, part, seeds, is_constrained=is_constrained):
+                    written = _documents(model, part, seeds, block_length, is_constrained=is_constrained)
+                    for source, temperature, count in written:
                         rows[source, weights, temperature, is_constrained] += count
             bar.advance(task, len(chosen))
     return [
@@ -300,14 +311,16 @@ def measure_validity(
 
 
 def _documents(
-    model: Model, cases: Sequence[Case], seeds: Sequence[int], *, is_constrained: bool
+    model: Model, cases: Sequence[Case], seeds: Sequence[int], block_length: int | None, *, is_constrained: bool
 ) -> Iterator[tuple[str, float, Counter[str]]]:
     """What became of one document per schema and temperature, all written in one batch."""
     taken: list[tuple[Case, float, GenerateRequest]] = []
     for case, seed in zip(cases, seeds, strict=False):
         constraint = JsonSchema(case.schema, formats="annotate") if is_constrained else None
         for temperature in TEMPERATURES:
-            options = DecodingOptions(temperature=temperature, seed=seed, constraint=constraint)
+            options = DecodingOptions(
+                temperature=temperature, seed=seed, constraint=constraint, block_length=block_length
+            )
             request = GenerateRequest(prompt=case.prompt, max_tokens=case.max_tokens, options=options)
             try:
                 model.engine_request(request)
