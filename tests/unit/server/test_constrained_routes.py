@@ -150,7 +150,7 @@ REFUSED = [
     ({"regex": "a+b", "stop": "b", "prompt": "x"}, "regex", "unsatisfiable_constraint", "no text"),
     ({"regex": "a+b", "banned_strings": ["b"], "prompt": "x"}, "regex", "unsatisfiable_constraint", "no text"),
     ({"required_strings": ["ab"], "banned_strings": ["b"], "prompt": "x"}, "required_strings", "invalid_value", "'b'"),
-    ({"banned_strings": [""], "prompt": "x"}, "banned_strings.0", "invalid_value", "at least 1"),
+    ({"banned_strings": [""], "prompt": "x"}, "banned_strings", "invalid_value", "at least 1"),
     ({"regex": "a{5}", "max_tokens": 2, "prompt": "x"}, "max_tokens", "invalid_value", "at least"),
     ({"grammar": "root ::= thing", "prompt": "x"}, "grammar", "invalid_value", "thing"),
     ({"choice": [], "prompt": "x"}, "choice", "invalid_value", "choice"),
