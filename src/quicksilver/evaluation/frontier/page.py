@@ -99,7 +99,9 @@ def render(report: Report, pictures: Mapping[str, bytes]) -> str:
     """The page, its pictures within."""
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
     environment.filters |= {"interval": _interval, "number": _number}
     template = environment.from_string(
         files("quicksilver.evaluation.frontier").joinpath("page.html.j2").read_text(encoding="utf-8")
