@@ -46,7 +46,8 @@ def table_of(
     if unknown := [key for key in kept if key not in known]:
         raise ResultsError(f"no row has {', '.join(unknown)}; known: {', '.join(known)}")
     table = Table(
-        source=", ".join(map(str, paths)),
+        # A folder of somebody's machine says nothing to others.
+        source=", ".join(path.name if path.is_absolute() else str(path) for path in paths),
         commands=list(commands) or [_command(report, path) for report, path in zip(reports, paths, strict=True)],
         environment=_environment(reports, paths),
         conditions=shared,

@@ -77,8 +77,8 @@ def _generate(
         params.check_vocabulary(logits.shape[1])
         regions = ()
         if response is not None:
-            is_last = ledger.nfe == params.max_nfe
-            regions = response.regions([spec.special.mask], [State.MASK], [0], is_last=is_last)
+            # A deadline ends the text behind a token that did not know it; max_nfe must repeat what it cut.
+            regions = response.regions([spec.special.mask], [State.MASK], [0], is_last=False)
         found = _candidate(logits[last:], canvas, params, temperature, banned, regions)
         step = _write_last(canvas, found)
         yield from ledger.record(Places.of(canvas), Marks.of(step), spec.special.mask)

@@ -157,7 +157,7 @@ class CausalSequence(TokenSequence):
             adjustments=self._adjustments(),
             regions=()
             if self._response is None
-            else self._response.regions([self.spec.special.mask], [State.MASK], [0], is_last=self.is_last),
+            else self._response.regions([self.spec.special.mask], [State.MASK], [0], is_last=False),
         )
 
     def advance(self, outcome: Outcome, is_forced: bool) -> list[Event]:
