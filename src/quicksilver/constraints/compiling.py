@@ -12,6 +12,7 @@ from quicksilver.constraints.constraint import CompileOptions, Constraint, canon
 from quicksilver.constraints.language import Compiler
 from quicksilver.constraints.lift import lift
 from quicksilver.constraints.limits import Meter
+from quicksilver.constraints.strings import Strings
 from quicksilver.constraints.vocabulary import Vocabulary, vocabulary_of
 from quicksilver.errors import ConfigError, UnsatisfiableConstraintError
 from quicksilver.tokenization.tokenizer import Tokenizer
@@ -48,7 +49,7 @@ def compile_here(
     except RecursionError:
         raise ConfigError("the constraint is nested too deeply") from None
     if dfa.is_empty:
-        raise UnsatisfiableConstraintError("no text satisfies the constraint")
+        raise UnsatisfiableConstraintError(f"no text satisfies the constraint{_with_strings(constraint)}")
     unknown = [name for name in compiler.specials if name not in vocabulary.special]
     if unknown:
         known = " ".join(vocabulary.special)
@@ -82,6 +83,15 @@ def eos_of(tokenizer: Tokenizer) -> int:
     if not tokenizer.is_own:
         raise ConfigError("eos_token_id must be given: the tokenizer does not say which token ends a text")
     return tokenizer.id_of("<eos>")
+
+
+def _with_strings(constraint: Constraint) -> str:
+    """What else a text must keep to: a stop text may be a name that the schema requires."""
+    if not isinstance(constraint, Strings):
+        return ""
+    with_ = f" and holds {', '.join(map(repr, constraint.required))}" if constraint.required else ""
+    without = f" without {', '.join(map(repr, constraint.banned))}" if constraint.banned else ""
+    return with_ + without
 
 
 def compile_constraint(

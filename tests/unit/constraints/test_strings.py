@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from quicksilver.constraints.json_schema.schema import JsonSchema
 from quicksilver.constraints.regex import Regex
 from quicksilver.constraints.strings import Strings
-from quicksilver.errors import ConfigError
-from tests.constraint_languages import language_of
+from quicksilver.errors import ConfigError, UnsatisfiableConstraintError
+from tests.constraint_languages import automaton_of, language_of
 
 TEXTS = st.text(st.sampled_from("abé"), max_size=7)
 STRINGS = st.lists(st.text(st.sampled_from("abé"), min_size=1, max_size=2), max_size=2).map(tuple)
@@ -38,3 +38,10 @@ def test_what_no_text_can_be_is_said():
         Strings(banned=("",))
     with pytest.raises(ConfigError, match="'print\\(x\\)' holds the banned one 'print'"):
         Strings(required=("print(x)",), banned=("print",))
+
+
+def test_the_strings_are_named_where_no_text_is_left():
+    name = Strings(required=("x",), banned=("e", "q"), base=Regex("name|x"))
+    assert automaton_of(name).num_states
+    with pytest.raises(UnsatisfiableConstraintError, match="the constraint and holds 'x' without 'e', 'q'$"):
+        automaton_of(Strings(required=("x",), banned=("e", "q"), base=Regex("name|y")))
