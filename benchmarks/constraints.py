@@ -14,6 +14,7 @@ Examples:
 """
 
 import json
+import re
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -103,7 +104,7 @@ def main(
     suite: Annotated[Path | None, typer.Option(help="Folder of JSON-Schema-Test-Suite, a line per schema.")] = None,
     model: Annotated[str, typer.Option(help="Bundled model or checkpoint folder.")] = "quicksilver-coder",
     only: Annotated[list[Part] | None, typer.Option(help="Only this part; may be repeated.")] = None,
-    items: Annotated[int, typer.Option(help="Random schemas.", min=1)] = 1000,
+    items: Annotated[int, typer.Option(help="Random schemas.", min=0)] = 1000,
     block_length: Annotated[
         int | None, typer.Option(help="Of documents whose validity is measured. [default: the model's]", min=1)
     ] = None,
@@ -267,11 +268,14 @@ class Case:
         validator = Draft7Validator if group.draft == "draft7" else VALIDATOR
         return cls("suite", "document = ", group.schema, validator, max_tokens)
 
-    def is_valid(self, text: str) -> bool:
+    def verdict(self, text: str) -> str:
+        """Of jsonschema; ``unread`` where the schema has a pattern that Python's expressions do not know."""
         try:
-            return self.validator(self.schema).is_valid(json.loads(text))
+            return "valid" if self.validator(self.schema).is_valid(json.loads(text)) else "invalid"
         except ValueError:
-            return False
+            return "invalid"
+        except re.error:
+            return "unread"
 
 
 def measure_validity(
@@ -303,8 +307,8 @@ def measure_validity(
             bar.advance(task, len(chosen))
     return [
         {"schemas of": source, "weights": weights, "temperature": temperature, "constraint": is_constrained,
-         "schemas": count["asked"], "refused": count["refused"], "valid": count["valid"],
-         "valid_share": count["valid"] / max(count["asked"], 1), "forwards": count["forwards"] / max(count["asked"], 1),
+         "schemas": count["asked"], "refused": count["refused"], "valid": count["valid"], "invalid": count["invalid"],
+         "unread": count["unread"], "forwards": count["forwards"] / max(count["asked"], 1),
          "tokens": count["tokens"] / max(count["asked"], 1)}
         for (source, weights, temperature, is_constrained), count in rows.items()
     ]  # fmt: skip
@@ -331,7 +335,7 @@ def _documents(
     found = model.run_together([request for _, _, request in taken])
     for (case, temperature, _), each in zip(taken, found, strict=True):
         tokens = sum(len(hole.tokens) for hole in each.holes)
-        count = Counter(asked=1, valid=case.is_valid(each.text), forwards=each.nfe, tokens=tokens)
+        count = Counter({"asked": 1, case.verdict(each.text): 1, "forwards": each.nfe, "tokens": tokens})
         yield case.source, temperature, count
 
 
