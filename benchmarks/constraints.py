@@ -32,6 +32,7 @@ from constraints_rivals import ENGINES, Group, judge_all, read_suite
 from jsonschema import Draft7Validator, Draft202012Validator
 
 from quicksilver.api import DecodingOptions, GenerateRequest, Model
+from quicksilver.constraints.automaton import TokenAutomaton
 from quicksilver.constraints.compiling import compile_here, eos_of
 from quicksilver.constraints.constraint import CompileOptions
 from quicksilver.constraints.json_schema.schema import JsonSchema
@@ -327,8 +328,10 @@ def _documents(
             )
             request = GenerateRequest(prompt=case.prompt, max_tokens=case.max_tokens, options=options)
             try:
-                model.engine_request(request)
-            except UsageError:  # the shortest document does not fit, or the schema is refused by name
+                asked = model.engine_request(request)
+                if asked.params.constraint is not None and _least(asked.params.constraint) > case.max_tokens:
+                    raise ConfigError("the shortest document does not fit")
+            except UsageError:  # or the schema is refused by name
                 yield case.source, temperature, Counter(refused=1)
             else:
                 taken.append((case, temperature, request))
@@ -337,6 +340,11 @@ def _documents(
         tokens = sum(len(hole.tokens) for hole in each.holes)
         count = Counter({"asked": 1, case.verdict(each.text): 1, "forwards": each.nfe, "tokens": tokens})
         yield case.source, temperature, count
+
+
+def _least(automaton: TokenAutomaton) -> int:
+    """Tokens of the shortest text, eos included."""
+    return int(automaton.distance[automaton.start])
 
 
 def measure_determinism(name: str, items: int, max_tokens: int, seed: int) -> list[dict[str, Any]]:
