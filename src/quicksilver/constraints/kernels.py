@@ -195,22 +195,20 @@ def _places(step, length, is_backward):
     return step, step, step + 1
 
 
-@_kernel(_TABLE(_TABLE, _FLAGS, _INDEX, _INDEX, _INDEX, boolean))
+@_kernel(_TABLE(_TABLE, _FLAGS, _INDEX, _INDEX, _INDEX))
 @no_type_check
-def sweep_greatest(weights, between, first, other, sets, is_backward):
-    """Messages of the max-product programme, logarithms, of the states ``between``: [L + 1, S]."""
+def sweep_greatest(weights, between, first, other, sets):
+    """Messages of the max-product programme from its end, logarithms, of the states ``between``: [L + 1, S]."""
     length, num_states = len(weights), between.shape[1]
     found = np.full((length + 1, num_states), -np.inf)
-    begin = length if is_backward else 0
-    found[begin] = np.where(between[begin], 0.0, -np.inf)
-    for step in range(length):
-        column, source, target = _places(step, length, is_backward)
+    found[length] = np.where(between[length], 0.0, -np.inf)
+    for column in range(length - 1, -1, -1):
         for state in range(num_states):
-            if between[target, state]:
+            if between[column, state]:
                 best = -np.inf
                 for pair in range(first[state], first[state + 1]):
-                    best = max(best, weights[column, sets[pair]] + found[source, other[pair]])
-                found[target, state] = best
+                    best = max(best, weights[column, sets[pair]] + found[column + 1, other[pair]])
+                found[column, state] = best
     return found
 
 

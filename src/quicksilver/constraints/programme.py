@@ -107,7 +107,7 @@ def best_text(problem: Problem, scores: ClassScores) -> Text | None:
     if not problem.between[0, problem.start]:
         return None
     weights = problem.weights(kernels.greatest_of_sets(scores.greatest, trellis.first_member, trellis.member_class))
-    backward = kernels.sweep_greatest(weights, problem.between, pairs.first, pairs.other, pairs.sets, True)
+    backward = kernels.sweep_greatest(weights, problem.between, pairs.first, pairs.other, pairs.sets)
     found = kernels.trace_greatest(
         weights, backward, problem.start, problem.rows, problem.kinds, pairs.first, pairs.other, pairs.sets,
         scores.values, scores.greatest, trellis.token_ids, trellis.first_token, trellis.first_member,
